@@ -1,0 +1,225 @@
+// Where everything lies in a group's shared memory: rank boards, plan board, slots; the verdict
+// board has its own file. Offsets are computed here and nowhere else.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "protocol/group_config.h"
+#include "protocol/plan_record.h"
+#include "protocol/segment.h"
+#include "protocol/verdict_board.h"
+#include "protocol/words.h"
+
+namespace ultraep {
+
+// What a submitted row says about itself.
+//
+//    0            8          16      20           24       32      40
+//   +------------+----------+-------+------------+--------+-------+------+
+//   | generation | sequence | layer | microbatch | tokens | flags | zero | 128
+//   +------------+----------+-------+------------+--------+-------+------+
+struct RowHeader {
+  uint64_t generation = 0;
+  uint64_t sequence = 0;
+  uint32_t layer = 0;
+  uint32_t microbatch = 0;
+  uint64_t tokens = 0;  // sum of the row
+  uint64_t flags = 0;   // none yet
+  unsigned char zero[88] = {};
+};
+static_assert(sizeof(RowHeader) == kLine && alignof(RowHeader) == 8, "bump kLayoutVersion");
+
+// Written by one rank, read by the daemon and the members.
+//
+//    0                256         384        512             640       1664         2688     3712
+//   +----------------+-----------+----------+---------------+---------+------------+--------+
+//   | SegmentHeader  | heartbeat | sleeping | release pulse | released| grads_ready| reduced|
+//   +----------------+-----------+----------+---------------+---------+------------+--------+
+//    3712: K x { stamp word | RowHeader | row u32[experts], padded to 128 }
+//
+// heartbeat: CLOCK_MONOTONIC ns. sleeping: 1 while the rank waits on a pulse. released,
+// grads_ready, reduced: one word per slot set, the number of the last operation (rule 6). stamp:
+// sequence + 1, stored after row and header.
+struct RankBoard {
+  SegmentHeader header;
+  Word heartbeat;
+  Word sleeping;
+  Pulse release_pulse;
+  Word released[kMaxSlotSets];
+  Word grads_ready[kMaxSlotSets];
+  Word reduced[kMaxSlotSets];
+};
+static_assert(sizeof(RankBoard) == 3712 && alignof(RankBoard) == kLine, "bump kLayoutVersion");
+static_assert(offsetof(RankBoard, released) == 640 && offsetof(RankBoard, reduced) == 2688,
+              "bump kLayoutVersion");
+
+// A member as the daemon knows it.
+enum class MemberState : uint64_t { kAbsent = 0, kJoined = 1, kReady = 2, kLeft = 3, kGone = 4 };
+
+// Written by the daemon alone (sealed against all other writers), read by the members.
+//
+//    0                256         384        512        512 + 128 G     + 128 K
+//   +----------------+-----------+----------+----------+--------------+---------------+
+//   | SegmentHeader  | heartbeat | sleeping | member[G]| collected[K] | K PlanRecords |
+//   +----------------+-----------+----------+----------+--------------+---------------+
+//
+// sleeping: 1 while the planner waits for a doorbell. collected: sequence + 1, stored once the
+// daemon has its private copy of all G rows of the step.
+struct PlanBoard {
+  SegmentHeader header;
+  Word heartbeat;
+  Word sleeping;
+};
+static_assert(sizeof(PlanBoard) == 512 && alignof(PlanBoard) == kLine, "bump kLayoutVersion");
+
+// Replica weights and gradients of one rank; written by the group's members.
+//
+//    0                256        384        512                       weights_at     gradients_at
+//   +----------------+----------+----------+-------------------------+--------------+-----------+
+//   | SegmentHeader  | arrivals | sleeping | chunk flags u64         | weights      | gradients |
+//   +----------------+----------+----------+-------------------------+--------------+-----------+
+//   flags: [slot set][slot][chunk], each slot's flags start on a line; a flag holds the number of
+//   the operation whose chunk is complete. weights: [slot set][slot], shards in order, each shard
+//   starting on a line.
+struct SlotBoard {
+  SegmentHeader header;
+  Pulse arrivals;
+  Word sleeping;
+};
+static_assert(sizeof(SlotBoard) == 512 && alignof(SlotBoard) == kLine, "bump kLayoutVersion");
+
+// A chunk has one ready flag. 256 KiB: a flag costs about a cache miss, copying the chunk some 25
+// us.
+inline constexpr uint64_t kChunkBytes = 256 * 1024;
+
+// All offsets of a group's segments.
+class GroupLayout {
+ public:
+  explicit GroupLayout(const GroupConfig& c) : config(c), record(c.shape()) {
+    row_stride = 2 * kLine + RoundUp(uint64_t{c.experts} * 4, kLine);
+    rank_board_bytes = sizeof(RankBoard) + row_stride * c.window;
+    collected_at = sizeof(PlanBoard) + uint64_t{c.ranks} * sizeof(Word);
+    records_at = collected_at + uint64_t{c.window} * sizeof(Word);
+    plan_board_bytes = records_at + record.bytes * c.window;
+    verdict_board_bytes = VerdictBoardBytes(c.window);
+    for (uint32_t i = 0; i < c.shard_count; ++i) {
+      shard_at[i] = slot_bytes;
+      shard_chunk[i] = chunks;
+      slot_bytes += RoundUp(c.shard_bytes[i], kLine);
+      chunks += (c.shard_bytes[i] + kChunkBytes - 1) / kChunkBytes;
+    }
+    const uint64_t places = uint64_t{c.slot_sets} * c.slots;
+    flag_stride = RoundUp(chunks * 8, kLine);
+    weights_at = RoundUp(sizeof(SlotBoard) + flag_stride * places, kLine);
+    gradients_at = weights_at + slot_bytes * places;
+    gradient_stride = RoundUp(c.gradient_bytes, kLine);
+    slot_board_bytes = gradients_at + gradient_stride * places;
+  }
+
+  uint64_t bytes(SegmentKind kind) const {
+    switch (kind) {
+      case SegmentKind::kRankBoard:
+        return rank_board_bytes;
+      case SegmentKind::kPlanBoard:
+        return plan_board_bytes;
+      case SegmentKind::kVerdictBoard:
+        return verdict_board_bytes;
+      case SegmentKind::kSlots:
+        return slot_board_bytes;
+    }
+    return 0;
+  }
+  // What all ranks of the group need together.
+  uint64_t total_bytes() const {
+    return (rank_board_bytes + slot_board_bytes) * config.ranks + plan_board_bytes +
+           verdict_board_bytes;
+  }
+  SegmentHeader Header(SegmentKind kind, uint32_t rank, uint64_t generation) const {
+    SegmentHeader h;
+    h.magic = kMagic;
+    h.version = kLayoutVersion;
+    h.kind = uint16_t(kind);
+    h.bytes = bytes(kind);
+    h.generation = generation;
+    h.rank = rank;
+    h.ranks = config.ranks;
+    h.experts = config.experts;
+    h.slots = config.slots;
+    h.window = config.window;
+    h.slot_sets = config.slot_sets;
+    return h;
+  }
+  // Chunks of shard i are numbered shard_chunk[i] .. and hold kChunkBytes each, the last one less.
+  uint64_t shard_chunks(uint32_t i) const {
+    return (config.shard_bytes[i] + kChunkBytes - 1) / kChunkBytes;
+  }
+
+  const GroupConfig config;
+  const PlanRecordLayout record;
+  uint64_t row_stride = 0, rank_board_bytes = 0;
+  uint64_t collected_at = 0, records_at = 0, plan_board_bytes = 0;
+  uint64_t verdict_board_bytes = 0;
+  uint64_t shard_at[kMaxShards] = {}, shard_chunk[kMaxShards] = {};
+  uint64_t slot_bytes = 0, chunks = 0;  // of one slot
+  uint64_t flag_stride = 0, weights_at = 0, gradients_at = 0, gradient_stride = 0;
+  uint64_t slot_board_bytes = 0;
+};
+
+// The addresses at which one process sees a group's segments. Does not own them.
+struct Boards {
+  const GroupLayout* layout = nullptr;
+  std::vector<unsigned char*> rank_base;  // [ranks]
+  std::vector<unsigned char*> slot_base;  // [ranks]; empty in the daemon
+  unsigned char* plan_base = nullptr;
+  unsigned char* verdict_base = nullptr;
+
+  RankBoard& rank(uint32_t r) const { return *reinterpret_cast<RankBoard*>(rank_base[r]); }
+  PlanBoard& plan() const { return *reinterpret_cast<PlanBoard*>(plan_base); }
+  VerdictBoard& verdict() const { return *reinterpret_cast<VerdictBoard*>(verdict_base); }
+  SlotBoard& slots(uint32_t r) const { return *reinterpret_cast<SlotBoard*>(slot_base[r]); }
+
+  Word& gate() const { return verdict().gate; }
+  Pulse& pulse() const { return verdict().pulse; }
+  Word& word(uint64_t sequence) const {
+    return verdict().words()[sequence % (2 * layout->config.window)];
+  }
+  Word& stamp(uint32_t r, uint64_t sequence) const {
+    return *reinterpret_cast<Word*>(row_slot(r, sequence));
+  }
+  unsigned char* row_header(uint32_t r, uint64_t sequence) const {
+    return row_slot(r, sequence) + kLine;
+  }
+  unsigned char* row(uint32_t r, uint64_t sequence) const {
+    return row_slot(r, sequence) + 2 * kLine;
+  }
+  Word& member(uint32_t r) const {
+    return reinterpret_cast<Word*>(plan_base + sizeof(PlanBoard))[r];
+  }
+  Word& collected(uint64_t sequence) const {
+    return reinterpret_cast<Word*>(plan_base +
+                                   layout->collected_at)[sequence % layout->config.window];
+  }
+  unsigned char* record(uint64_t sequence) const {
+    return plan_base + layout->records_at +
+           layout->record.bytes * (sequence % layout->config.window);
+  }
+  std::atomic<uint64_t>& chunk_flag(uint32_t r, uint32_t set, uint32_t slot, uint64_t chunk) const {
+    const uint64_t place = uint64_t{set} * layout->config.slots + slot;
+    return reinterpret_cast<std::atomic<uint64_t>*>(slot_base[r] + sizeof(SlotBoard) +
+                                                    layout->flag_stride * place)[chunk];
+  }
+  unsigned char* shard(uint32_t r, uint32_t set, uint32_t slot, uint32_t shard) const {
+    const uint64_t place = uint64_t{set} * layout->config.slots + slot;
+    return slot_base[r] + layout->weights_at + layout->slot_bytes * place + layout->shard_at[shard];
+  }
+
+ private:
+  unsigned char* row_slot(uint32_t r, uint64_t sequence) const {
+    return rank_base[r] + sizeof(RankBoard) +
+           layout->row_stride * (sequence % layout->config.window);
+  }
+};
+
+}  // namespace ultraep

@@ -1,0 +1,113 @@
+// What the members of an EP group agree on when they join.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string>
+
+#include "protocol/check_plan.h"
+#include "protocol/load.h"
+#include "protocol/words.h"
+
+namespace ultraep {
+
+//    0      64      80      84        88      92       96       100         104
+//   +------+-------+-------+---------+-------+--------+--------+-----------+-------------+
+//   | name | nonce | ranks | experts | slots | layers | window | slot_sets | domain_size |
+//   +------+-------+-------+---------+-------+--------+--------+-----------+-------------+
+//    108        112           116    120                184              192
+//   +----------+-------------+------+------------------+----------------+----------------+
+//   | training | shard_count | zero | shard_bytes u64 8| gradient_bytes | step_timeout_ns|  200
+//   +----------+-------------+------+------------------+----------------+----------------+
+struct GroupConfig {
+  char name[64] = {};  // zero padded
+  uint8_t nonce[16] = {};
+  uint32_t ranks = 0;
+  uint32_t experts = 0;
+  uint32_t slots = 0;
+  uint32_t layers = 0;
+  uint32_t window = 0;
+  uint32_t slot_sets = 0;
+  uint32_t domain_size = 0;
+  uint32_t training = 0;
+  uint32_t shard_count = 0;
+  uint32_t zero = 0;
+  uint64_t shard_bytes[kMaxShards] = {};
+  uint64_t gradient_bytes = 0;
+  uint64_t step_timeout_ns = 0;
+
+  PlanShape shape() const { return {ranks, experts, slots, domain_size}; }
+};
+static_assert(sizeof(GroupConfig) == 200 && alignof(GroupConfig) == 8, "bump kLayoutVersion");
+static_assert(offsetof(GroupConfig, shard_bytes) == 120, "bump kLayoutVersion");
+
+// A slot holds one expert; one of a tebibyte is a mistake in units.
+inline constexpr uint64_t kMaxSlotBytes = uint64_t{1} << 40;
+
+// Empty when a group may be made of it, else the value, the limit, and so the fix.
+inline std::string CheckConfig(const GroupConfig& c) {
+  auto bad = [](const char* name, uint64_t value, const std::string& need) {
+    return std::string(name) + " is " + std::to_string(value) + ", must be " + need;
+  };
+  const size_t length = strnlen(c.name, sizeof c.name);
+  if (length == 0 || length == sizeof c.name) return "group_name must have 1..63 characters";
+  for (size_t i = 0; i < length; ++i)
+    if (c.name[i] < 0x21 || c.name[i] > 0x7e)
+      return "group_name must be printable ASCII without spaces";
+  if (std::string wrong = CheckShape(c.shape()); !wrong.empty()) return wrong;
+  if (c.layers < 1) return bad("layers", c.layers, "at least 1");
+  if (c.window < 1 || c.window > kMaxWindow)
+    return bad("window", c.window, "1.." + std::to_string(kMaxWindow));
+  if (c.slot_sets < 1 || c.slot_sets > kMaxSlotSets)
+    return bad("slot_sets", c.slot_sets, "1.." + std::to_string(kMaxSlotSets));
+  if (c.training > 1) return bad("training", c.training, "0 or 1");
+  if (c.shard_count > kMaxShards)
+    return bad("shard_count", c.shard_count, "0.." + std::to_string(kMaxShards));
+  uint64_t sum = 0;
+  for (uint32_t i = 0; i < c.shard_count; ++i) {
+    if (c.shard_bytes[i] < 1 || c.shard_bytes[i] > kMaxSlotBytes)
+      return bad("shard_bytes", c.shard_bytes[i], "1.." + std::to_string(kMaxSlotBytes));
+    sum += c.shard_bytes[i];
+  }
+  if (sum > kMaxSlotBytes)
+    return bad("the sum of shard_bytes", sum, "at most " + std::to_string(kMaxSlotBytes));
+  if (c.gradient_bytes > kMaxSlotBytes)
+    return bad("gradient_bytes", c.gradient_bytes, "at most " + std::to_string(kMaxSlotBytes));
+  if (c.gradient_bytes && !c.training)
+    return bad("gradient_bytes", c.gradient_bytes, "0 when serving");
+  if (c.step_timeout_ns < 1'000'000)
+    return bad("step_timeout_ns", c.step_timeout_ns, "at least 1000000 (1 ms)");
+  return "";
+}
+
+// The first difference with both values, or empty. Name and nonce are the key of a group and equal
+// here by construction.
+inline std::string FirstDifference(const GroupConfig& group, const GroupConfig& member) {
+  auto differ = [](const std::string& what, uint64_t ours, uint64_t theirs) {
+    return what + " is " + std::to_string(theirs) + " here and " + std::to_string(ours) +
+           " in the group";
+  };
+#define ULTRAEP_DIFFER(field) \
+  if (group.field != member.field) return differ(#field, group.field, member.field)
+  ULTRAEP_DIFFER(ranks);
+  ULTRAEP_DIFFER(experts);
+  ULTRAEP_DIFFER(slots);
+  ULTRAEP_DIFFER(layers);
+  ULTRAEP_DIFFER(window);
+  ULTRAEP_DIFFER(slot_sets);
+  ULTRAEP_DIFFER(domain_size);
+  ULTRAEP_DIFFER(training);
+  ULTRAEP_DIFFER(shard_count);
+  for (uint32_t i = 0; i < group.shard_count; ++i) {
+    if (group.shard_bytes[i] != member.shard_bytes[i])
+      return differ("shard_bytes[" + std::to_string(i) + "]", group.shard_bytes[i],
+                    member.shard_bytes[i]);
+  }
+  ULTRAEP_DIFFER(gradient_bytes);
+  ULTRAEP_DIFFER(step_timeout_ns);
+#undef ULTRAEP_DIFFER
+  return "";
+}
+
+}  // namespace ultraep

@@ -1,0 +1,250 @@
+// Messages over the attach socket (AF_UNIX SOCK_SEQPACKET): fixed size, one per packet, descriptors
+// by SCM_RIGHTS. The head never changes, so that any two versions can refuse each other by name.
+//
+//   member                              daemon
+//     Hello(role, version)      ->
+//                               <-      Welcome | Refused
+//     Join(config, rank)        ->
+//                               <-      Joined(generation), Segments(...fds)... | Refused
+//     Ready                     ->                     (mapped, gate raised, steps go through the
+//     gate) Leave                     ->                     (or the connection closes: member
+//     gone)
+//
+//   ultraepctl: Hello, Welcome, StatusRequest -> StatusDaemon, StatusGroup..., StatusEnd
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string>
+
+#include "protocol/group_config.h"
+#include "protocol/version.h"
+
+namespace ultraep {
+
+enum class MessageType : uint16_t {
+  kHello = 1,
+  kWelcome = 2,
+  kRefused = 3,
+  kJoin = 4,
+  kJoined = 5,
+  kSegments = 6,
+  kReady = 7,
+  kLeave = 8,
+  kStatusRequest = 9,
+  kStatusDaemon = 10,
+  kStatusGroup = 11,
+  kStatusEnd = 12,
+};
+
+//    0       4         6      8      12     16
+//   +-------+---------+------+------+------+
+//   | magic | version | type | size | zero |
+//   +-------+---------+------+------+------+
+struct MessageHead {
+  uint32_t magic = kMagic;
+  uint16_t version = kLayoutVersion;
+  uint16_t type = 0;
+  uint32_t size = 0;  // of the whole message
+  uint32_t zero = 0;
+};
+static_assert(sizeof(MessageHead) == 16, "never changes");
+
+// Every message begins with `kType` and a head made from it, so that sender and receiver cannot
+// disagree about the number.
+constexpr MessageHead HeadOf(MessageType type, size_t size) {
+  MessageHead head;
+  head.type = uint16_t(type);
+  head.size = uint32_t(size);
+  return head;
+}
+
+// head 16 | build text 64                                                        80
+struct Hello {
+  static constexpr MessageType kType = MessageType::kHello;
+  MessageHead head = HeadOf(kType, 80);
+  char build[64] = {};
+};
+static_assert(sizeof(Hello) == 80, "bump kLayoutVersion");
+
+// head 16 | build text 64                                                        80
+struct Welcome {
+  static constexpr MessageType kType = MessageType::kWelcome;
+  MessageHead head = HeadOf(kType, 80);
+  char build[64] = {};
+};
+static_assert(sizeof(Welcome) == 80, "bump kLayoutVersion");
+
+// Why not, in words that name both sides' values. head 16 | retry 4 | zero 4 | text 1000
+struct Refused {
+  static constexpr MessageType kType = MessageType::kRefused;
+  MessageHead head = HeadOf(kType, 1024);
+  uint32_t retry = 0;  // 1: the reason may go away by itself
+  uint32_t zero = 0;
+  char text[1000] = {};
+};
+static_assert(sizeof(Refused) == 1024, "bump kLayoutVersion");
+
+// head 16 | config 200 | rank 4 | zero 4 | next_sequence 8 | fallback_tokens 8    240
+struct Join {
+  static constexpr MessageType kType = MessageType::kJoin;
+  MessageHead head = HeadOf(kType, 240);
+  GroupConfig config;
+  uint32_t rank = 0;
+  uint32_t zero = 0;
+  uint64_t next_sequence = 0;
+  uint64_t fallback_tokens = 0;
+};
+static_assert(sizeof(Join) == 240 && offsetof(Join, rank) == 216, "bump kLayoutVersion");
+
+// head 16 | generation 8 | segments 4 | zero 4                                    32
+// `segments` descriptors follow in Segments messages: doorbell eventfd, plan board, verdict board,
+// rank boards [ranks], slots [ranks].
+struct Joined {
+  static constexpr MessageType kType = MessageType::kJoined;
+  MessageHead head = HeadOf(kType, 32);
+  uint64_t generation = 0;
+  uint32_t segments = 0;
+  uint32_t zero = 0;
+};
+static_assert(sizeof(Joined) == 32, "bump kLayoutVersion");
+
+// The kernel takes 253 descriptors per message; 64 keeps a message's descriptors well below the
+// default limit of 1024 open files.
+inline constexpr uint32_t kDescriptorsPerMessage = 64;
+
+// head 16 | first 4 | count 4                                                     24
+struct Segments {
+  static constexpr MessageType kType = MessageType::kSegments;
+  MessageHead head = HeadOf(kType, 24);
+  uint32_t first = 0;
+  uint32_t count = 0;
+};
+static_assert(sizeof(Segments) == 24, "bump kLayoutVersion");
+
+inline uint32_t SegmentCount(uint32_t ranks) { return 3 + 2 * ranks; }
+
+// head 16 | generation 8                                                          24
+struct Ready {
+  static constexpr MessageType kType = MessageType::kReady;
+  MessageHead head = HeadOf(kType, 24);
+  uint64_t generation = 0;
+};
+static_assert(sizeof(Ready) == 24, "bump kLayoutVersion");
+
+// head 16                                                                         16
+struct Leave {
+  static constexpr MessageType kType = MessageType::kLeave;
+  MessageHead head = HeadOf(kType, 16);
+
+  static_assert(sizeof(Leave) == 16, "bump kLayoutVersion");
+
+  // head 16                                                                         16
+  struct StatusRequest {
+    static constexpr MessageType kType = MessageType::kStatusRequest;
+    MessageHead head = HeadOf(kType, 16);
+
+    static_assert(sizeof(StatusRequest) == 16, "bump kLayoutVersion");
+
+    // head 16 | build 64 | pid 8 | uptime 8 | groups 4 | connections 4 | refused 8 | spin_us 8 120
+    struct StatusDaemon {
+      static constexpr MessageType kType = MessageType::kStatusDaemon;
+      MessageHead head = HeadOf(kType, 120);
+      char build[64] = {};
+      int64_t pid = 0;
+      uint64_t uptime_ns = 0;
+      uint32_t groups = 0;  // StatusGroup messages that follow: those the caller may see
+      uint32_t connections = 0;
+      uint64_t refused = 0;
+      uint64_t spin_us = 0;
+    };
+    static_assert(sizeof(StatusDaemon) == 120, "bump kLayoutVersion");
+
+    // Counters of one group since it was made. Times in nanoseconds over the last steps.
+    struct GroupCounters {
+      uint64_t steps_planned = 0;
+      uint64_t steps_fallback = 0;
+      uint64_t order_mismatch = 0;   // rows of a step with different headers
+      uint64_t bad_rows = 0;         // rows whose content contradicts their header
+      uint64_t replicas = 0;         // sum over planned steps
+      uint64_t peak_before_sum = 0;  // tokens, sum over planned steps
+      uint64_t peak_sum = 0;
+      uint64_t tokens_sum = 0;
+      uint64_t solve_p50_ns = 0;
+      uint64_t solve_p99_ns = 0;
+      double last_imbalance_before = 1;
+      double last_imbalance_after = 1;
+    };
+    static_assert(sizeof(GroupCounters) == 96, "bump kLayoutVersion");
+
+    // head 16 | config 200 | uid gate members.. 48 | counters 96 | member_states 512       872
+    struct StatusGroup {
+      static constexpr MessageType kType = MessageType::kStatusGroup;
+      MessageHead head = HeadOf(kType, 872);
+      GroupConfig config;
+      uint32_t uid = 0;
+      uint32_t gate_state = 0;
+      uint64_t gate_value = 0;
+      uint64_t generation = 0;
+      uint64_t next_sequence = 0;
+      uint64_t memory_bytes = 0;
+      uint64_t fallback_tokens_min = 0;  // smallest stated by a member, 0 = none stated
+      GroupCounters counters;
+      uint8_t members[kMaxRanks] = {};  // MemberState of each rank
+    };
+    static_assert(sizeof(StatusGroup) == 872 && offsetof(StatusGroup, counters) == 264,
+                  "bump kLayoutVersion");
+
+    // head 16                                                                         16
+    struct StatusEnd {
+      static constexpr MessageType kType = MessageType::kStatusEnd;
+      MessageHead head = HeadOf(kType, 16);
+
+      static_assert(sizeof(StatusEnd) == 16, "bump kLayoutVersion");
+
+      inline constexpr size_t kMaxMessage = 1024;
+
+      // What is wrong with a packet's head, or empty. Sizes are checked against the type by As().
+      inline std::string CheckHead(const void* packet, size_t bytes) {
+        MessageHead head;
+        if (bytes < sizeof head)
+          return "message of " + std::to_string(bytes) + " bytes, a head has " +
+                 std::to_string(sizeof head);
+        std::memcpy(&head, packet, sizeof head);
+        if (head.magic != kMagic) return "message does not begin with ultraep's magic number";
+        if (head.version != kLayoutVersion)
+          return "layout version " + std::to_string(head.version) + " there, " +
+                 std::to_string(kLayoutVersion) +
+                 " here: daemon and libultraep must come from the same release";
+        if (head.size != bytes)
+          return "message says " + std::to_string(head.size) + " bytes, " + std::to_string(bytes) +
+                 " came";
+        return "";
+      }
+
+      // Copies the packet into a message of type T; false when it is another type or size.
+      template <class T>
+      bool As(const void* packet, size_t bytes, T* message) {
+        MessageHead head;
+        if (bytes != sizeof(T)) return false;
+        std::memcpy(&head, packet, sizeof head);
+        if (head.type != uint16_t(T::kType)) return false;
+        std::memcpy(static_cast<void*>(message), packet, sizeof(T));
+        return true;
+      }
+
+      template <size_t kSize>
+      void SetText(char (&to)[kSize], const std::string& from) {
+        const size_t length = from.size() < kSize - 1 ? from.size() : kSize - 1;
+        std::memcpy(to, from.data(), length);
+        to[length] = 0;
+      }
+
+      // Reads a text field of a peer, terminated or not.
+      template <size_t kSize>
+      std::string GetText(const char (&from)[kSize]) {
+        return std::string(from, strnlen(from, kSize));
+      }
+
+    }  // namespace ultraep

@@ -1,0 +1,100 @@
+// Waiting across processes: spin for a budget, then sleep on a futex word until an absolute
+// monotonic deadline. std::atomic::wait must not be used: libstdc++ waits on private futexes.
+#pragma once
+
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <climits>
+#include <cstdint>
+
+#include "protocol/words.h"
+
+namespace ultraep {
+
+// No sleep is longer: a winner may die between its compare-exchange and the wake, and a lost wake
+// costs one period. Heartbeats are written at this pace.
+inline constexpr uint64_t kHeartbeatNs = 100'000'000;
+
+inline uint64_t NowNs() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return uint64_t(t.tv_sec) * 1'000'000'000u + uint64_t(t.tv_nsec);
+}
+
+// Deadlines saturate instead of wrapping.
+inline uint64_t DeadlineAfter(uint64_t now, uint64_t ns) {
+  return now + ns < now ? UINT64_MAX : now + ns;
+}
+
+inline unsigned AllowedCpus() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set)) return 1;
+  const int n = CPU_COUNT(&set);
+  return n < 1 ? 1 : unsigned(n);
+}
+
+// Spinning helps only when every spinner and the one it waits for have a CPU each.
+inline uint64_t DefaultSpinNs(uint32_t local_ranks) {
+  return AllowedCpus() > local_ranks ? 50'000 : 0;
+}
+
+inline void CpuRelax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Sleeps while the pulse still shows `seen`, at most until `deadline_ns` (CLOCK_MONOTONIC).
+inline void SleepOn(const Pulse& pulse, uint32_t seen, uint64_t deadline_ns) {
+  timespec until;
+  until.tv_sec = time_t(deadline_ns / 1'000'000'000u);
+  until.tv_nsec = long(deadline_ns % 1'000'000'000u);
+  syscall(SYS_futex, &pulse.count, FUTEX_WAIT_BITSET, seen, &until, nullptr,
+          FUTEX_BITSET_MATCH_ANY);
+}
+
+inline void WakeAll(const Pulse& pulse) {
+  syscall(SYS_futex, &pulse.count, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
+
+// Raises the pulse so that nobody who checked before goes to sleep, then wakes.
+inline void PulseAndWake(Pulse& pulse) {
+  pulse.count.fetch_add(1, std::memory_order_seq_cst);
+  WakeAll(pulse);
+}
+
+// Waits until `done()` or the deadline; true when done. Wakes at least once per heartbeat period,
+// and `done` may also be a clock. `sleeping`, when given, is this waiter's own flag: raised before
+// the last check, so that whoever makes `done` true and then reads the flag wakes it.
+template <class Done>
+bool WaitFor(const Pulse& pulse, Word* sleeping, uint64_t spin_ns, uint64_t deadline_ns,
+             Done done) {
+  if (done()) return true;
+  const uint64_t start = NowNs();
+  for (uint64_t now = start; now - start < spin_ns && now < deadline_ns; now = NowNs()) {
+    for (int i = 0; i < 32; ++i) CpuRelax();
+    if (done()) return true;
+  }
+  for (;;) {
+    if (sleeping) sleeping->value.store(1, std::memory_order_seq_cst);
+    const uint32_t seen = pulse.count.load(std::memory_order_seq_cst);
+    const bool ready = done();
+    const uint64_t now = NowNs();
+    if (!ready && now < deadline_ns) {
+      const uint64_t period = DeadlineAfter(now, kHeartbeatNs);
+      SleepOn(pulse, seen, period < deadline_ns ? period : deadline_ns);
+    }
+    if (sleeping) sleeping->value.store(0, std::memory_order_relaxed);
+    if (ready) return true;
+    if (now >= deadline_ns) return done();
+  }
+}
+
+}  // namespace ultraep
