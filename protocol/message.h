@@ -137,114 +137,114 @@ static_assert(sizeof(Ready) == 24, "bump kLayoutVersion");
 struct Leave {
   static constexpr MessageType kType = MessageType::kLeave;
   MessageHead head = HeadOf(kType, 16);
+};
+static_assert(sizeof(Leave) == 16, "bump kLayoutVersion");
 
-  static_assert(sizeof(Leave) == 16, "bump kLayoutVersion");
+// head 16                                                                         16
+struct StatusRequest {
+  static constexpr MessageType kType = MessageType::kStatusRequest;
+  MessageHead head = HeadOf(kType, 16);
+};
+static_assert(sizeof(StatusRequest) == 16, "bump kLayoutVersion");
 
-  // head 16                                                                         16
-  struct StatusRequest {
-    static constexpr MessageType kType = MessageType::kStatusRequest;
-    MessageHead head = HeadOf(kType, 16);
+// head 16 | build 64 | pid 8 | uptime 8 | groups 4 | connections 4 | refused 8 | spin_us 8 120
+struct StatusDaemon {
+  static constexpr MessageType kType = MessageType::kStatusDaemon;
+  MessageHead head = HeadOf(kType, 120);
+  char build[64] = {};
+  int64_t pid = 0;
+  uint64_t uptime_ns = 0;
+  uint32_t groups = 0;  // StatusGroup messages that follow: those the caller may see
+  uint32_t connections = 0;
+  uint64_t refused = 0;
+  uint64_t spin_us = 0;
+};
+static_assert(sizeof(StatusDaemon) == 120, "bump kLayoutVersion");
 
-    static_assert(sizeof(StatusRequest) == 16, "bump kLayoutVersion");
+// Counters of one group since it was made. Times in nanoseconds over the last steps.
+struct GroupCounters {
+  uint64_t steps_planned = 0;
+  uint64_t steps_fallback = 0;
+  uint64_t order_mismatch = 0;   // rows of a step with different headers
+  uint64_t bad_rows = 0;         // rows whose content contradicts their header
+  uint64_t replicas = 0;         // sum over planned steps
+  uint64_t peak_before_sum = 0;  // tokens, sum over planned steps
+  uint64_t peak_sum = 0;
+  uint64_t tokens_sum = 0;
+  uint64_t solve_p50_ns = 0;
+  uint64_t solve_p99_ns = 0;
+  double last_imbalance_before = 1;
+  double last_imbalance_after = 1;
+};
+static_assert(sizeof(GroupCounters) == 96, "bump kLayoutVersion");
 
-    // head 16 | build 64 | pid 8 | uptime 8 | groups 4 | connections 4 | refused 8 | spin_us 8 120
-    struct StatusDaemon {
-      static constexpr MessageType kType = MessageType::kStatusDaemon;
-      MessageHead head = HeadOf(kType, 120);
-      char build[64] = {};
-      int64_t pid = 0;
-      uint64_t uptime_ns = 0;
-      uint32_t groups = 0;  // StatusGroup messages that follow: those the caller may see
-      uint32_t connections = 0;
-      uint64_t refused = 0;
-      uint64_t spin_us = 0;
-    };
-    static_assert(sizeof(StatusDaemon) == 120, "bump kLayoutVersion");
+// head 16 | config 200 | uid gate members.. 48 | counters 96 | member_states 512       872
+struct StatusGroup {
+  static constexpr MessageType kType = MessageType::kStatusGroup;
+  MessageHead head = HeadOf(kType, 872);
+  GroupConfig config;
+  uint32_t uid = 0;
+  uint32_t gate_state = 0;
+  uint64_t gate_value = 0;
+  uint64_t generation = 0;
+  uint64_t next_sequence = 0;
+  uint64_t memory_bytes = 0;
+  uint64_t fallback_tokens_min = 0;  // smallest stated by a member, 0 = none stated
+  GroupCounters counters;
+  uint8_t members[kMaxRanks] = {};  // MemberState of each rank
+};
+static_assert(sizeof(StatusGroup) == 872 && offsetof(StatusGroup, counters) == 264,
+              "bump kLayoutVersion");
 
-    // Counters of one group since it was made. Times in nanoseconds over the last steps.
-    struct GroupCounters {
-      uint64_t steps_planned = 0;
-      uint64_t steps_fallback = 0;
-      uint64_t order_mismatch = 0;   // rows of a step with different headers
-      uint64_t bad_rows = 0;         // rows whose content contradicts their header
-      uint64_t replicas = 0;         // sum over planned steps
-      uint64_t peak_before_sum = 0;  // tokens, sum over planned steps
-      uint64_t peak_sum = 0;
-      uint64_t tokens_sum = 0;
-      uint64_t solve_p50_ns = 0;
-      uint64_t solve_p99_ns = 0;
-      double last_imbalance_before = 1;
-      double last_imbalance_after = 1;
-    };
-    static_assert(sizeof(GroupCounters) == 96, "bump kLayoutVersion");
+// head 16                                                                         16
+struct StatusEnd {
+  static constexpr MessageType kType = MessageType::kStatusEnd;
+  MessageHead head = HeadOf(kType, 16);
+};
+static_assert(sizeof(StatusEnd) == 16, "bump kLayoutVersion");
 
-    // head 16 | config 200 | uid gate members.. 48 | counters 96 | member_states 512       872
-    struct StatusGroup {
-      static constexpr MessageType kType = MessageType::kStatusGroup;
-      MessageHead head = HeadOf(kType, 872);
-      GroupConfig config;
-      uint32_t uid = 0;
-      uint32_t gate_state = 0;
-      uint64_t gate_value = 0;
-      uint64_t generation = 0;
-      uint64_t next_sequence = 0;
-      uint64_t memory_bytes = 0;
-      uint64_t fallback_tokens_min = 0;  // smallest stated by a member, 0 = none stated
-      GroupCounters counters;
-      uint8_t members[kMaxRanks] = {};  // MemberState of each rank
-    };
-    static_assert(sizeof(StatusGroup) == 872 && offsetof(StatusGroup, counters) == 264,
-                  "bump kLayoutVersion");
+inline constexpr size_t kMaxMessage = 1024;
 
-    // head 16                                                                         16
-    struct StatusEnd {
-      static constexpr MessageType kType = MessageType::kStatusEnd;
-      MessageHead head = HeadOf(kType, 16);
+// What is wrong with a packet's head, or empty. Sizes are checked against the type by As().
+inline std::string CheckHead(const void* packet, size_t bytes) {
+  MessageHead head;
+  if (bytes < sizeof head)
+    return "message of " + std::to_string(bytes) + " bytes, a head has " +
+           std::to_string(sizeof head);
+  std::memcpy(&head, packet, sizeof head);
+  if (head.magic != kMagic) return "message does not begin with ultraep's magic number";
+  if (head.version != kLayoutVersion)
+    return "layout version " + std::to_string(head.version) + " there, " +
+           std::to_string(kLayoutVersion) +
+           " here: daemon and libultraep must come from the same release";
+  if (head.size != bytes)
+    return "message says " + std::to_string(head.size) + " bytes, " + std::to_string(bytes) +
+           " came";
+  return "";
+}
 
-      static_assert(sizeof(StatusEnd) == 16, "bump kLayoutVersion");
+// Copies the packet into a message of type T; false when it is another type or size.
+template <class T>
+bool As(const void* packet, size_t bytes, T* message) {
+  MessageHead head;
+  if (bytes != sizeof(T)) return false;
+  std::memcpy(&head, packet, sizeof head);
+  if (head.type != uint16_t(T::kType)) return false;
+  std::memcpy(static_cast<void*>(message), packet, sizeof(T));
+  return true;
+}
 
-      inline constexpr size_t kMaxMessage = 1024;
+template <size_t kSize>
+void SetText(char (&to)[kSize], const std::string& from) {
+  const size_t length = from.size() < kSize - 1 ? from.size() : kSize - 1;
+  std::memcpy(to, from.data(), length);
+  to[length] = 0;
+}
 
-      // What is wrong with a packet's head, or empty. Sizes are checked against the type by As().
-      inline std::string CheckHead(const void* packet, size_t bytes) {
-        MessageHead head;
-        if (bytes < sizeof head)
-          return "message of " + std::to_string(bytes) + " bytes, a head has " +
-                 std::to_string(sizeof head);
-        std::memcpy(&head, packet, sizeof head);
-        if (head.magic != kMagic) return "message does not begin with ultraep's magic number";
-        if (head.version != kLayoutVersion)
-          return "layout version " + std::to_string(head.version) + " there, " +
-                 std::to_string(kLayoutVersion) +
-                 " here: daemon and libultraep must come from the same release";
-        if (head.size != bytes)
-          return "message says " + std::to_string(head.size) + " bytes, " + std::to_string(bytes) +
-                 " came";
-        return "";
-      }
+// Reads a text field of a peer, terminated or not.
+template <size_t kSize>
+std::string GetText(const char (&from)[kSize]) {
+  return std::string(from, strnlen(from, kSize));
+}
 
-      // Copies the packet into a message of type T; false when it is another type or size.
-      template <class T>
-      bool As(const void* packet, size_t bytes, T* message) {
-        MessageHead head;
-        if (bytes != sizeof(T)) return false;
-        std::memcpy(&head, packet, sizeof head);
-        if (head.type != uint16_t(T::kType)) return false;
-        std::memcpy(static_cast<void*>(message), packet, sizeof(T));
-        return true;
-      }
-
-      template <size_t kSize>
-      void SetText(char (&to)[kSize], const std::string& from) {
-        const size_t length = from.size() < kSize - 1 ? from.size() : kSize - 1;
-        std::memcpy(to, from.data(), length);
-        to[length] = 0;
-      }
-
-      // Reads a text field of a peer, terminated or not.
-      template <size_t kSize>
-      std::string GetText(const char (&from)[kSize]) {
-        return std::string(from, strnlen(from, kSize));
-      }
-
-    }  // namespace ultraep
+}  // namespace ultraep
