@@ -39,7 +39,8 @@ static_assert(sizeof(RowHeader) == kLine && alignof(RowHeader) == 8, "bump kLayo
 //   +----------------+-----------+----------+---------------+---------+------------+--------+
 //    3712: K x { stamp word | RowHeader | row u32[experts], padded to 128 }
 //
-// heartbeat: CLOCK_MONOTONIC ns. sleeping: 1 while the rank waits on a pulse. released,
+// heartbeat: CLOCK_MONOTONIC ns. sleeping: how many of the rank's
+// threads wait on the verdict board's pulse. released,
 // grads_ready, reduced: one word per slot set, the number of the last operation (rule 6). stamp:
 // sequence + 1, stored after row and header.
 struct RankBoard {

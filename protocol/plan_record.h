@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -115,9 +116,10 @@ template <class T>
 void PutArray(unsigned char* shared, const std::vector<T>& from) {
   const size_t whole = from.size() * sizeof(T) / 8 * 8;
   CopyToShared(shared, from.data(), whole);
-  if (whole != from.size() * sizeof(T)) {
+  if constexpr (sizeof(T) < 8) {
+    if (whole == from.size() * sizeof(T)) return;
     uint64_t last = 0;
-    __builtin_memcpy(&last, reinterpret_cast<const unsigned char*>(from.data()) + whole, sizeof(T));
+    std::memcpy(&last, &from.back(), sizeof(T));
     CopyToShared(shared + whole, &last, 8);
   }
 }

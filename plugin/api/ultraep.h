@@ -150,7 +150,8 @@ ULTRAEP_API ultraep_status ultraep_await_verdict(ultraep_client* client, uint64_
                                                  int64_t timeout_ns, ultraep_plan** plan);
 
 ULTRAEP_API void ultraep_plan_retain(ultraep_plan* plan);
-ULTRAEP_API void ultraep_plan_free(ultraep_plan* plan); /* NULL allowed */
+/* NULL allowed. The last free of a streamed plan releases it, if nobody has. */
+ULTRAEP_API void ultraep_plan_free(ultraep_plan* plan);
 ULTRAEP_API ultraep_status ultraep_plan_get_info(const ultraep_plan* plan, ultraep_plan_info* info);
 /* Copies up to `capacity` replicas, in transfer order. */
 ULTRAEP_API ultraep_status ultraep_plan_get_replicas(const ultraep_plan* plan,
@@ -178,9 +179,9 @@ ULTRAEP_API ultraep_status ultraep_release(ultraep_plan* plan, int64_t timeout_n
 ULTRAEP_API ultraep_status ultraep_plan_get_stream_stats(const ultraep_plan* plan,
                                                          ultraep_stream_stats* stats);
 
-/* Ends the membership: resolves every open step first, then tells the daemon. The group's other
- * members go on without plans. Plans stay valid. */
-ULTRAEP_API ultraep_status ultraep_leave(ultraep_client* client, int64_t timeout_ns);
+/* Ends the membership: ends the generation, so that every open step resolves at once, then tells the
+ * daemon. The group's other members go on without plans. Plans stay valid. */
+ULTRAEP_API ultraep_status ultraep_leave(ultraep_client* client);
 /* Leaves if need be and frees the client. Plans stay valid until freed. NULL allowed. */
 ULTRAEP_API void ultraep_detach(ultraep_client* client);
 

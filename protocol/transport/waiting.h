@@ -71,8 +71,9 @@ inline void PulseAndWake(Pulse& pulse) {
 }
 
 // Waits until `done()` or the deadline; true when done. Wakes at least once per heartbeat period,
-// and `done` may also be a clock. `sleeping`, when given, is this waiter's own flag: raised before
-// the last check, so that whoever makes `done` true and then reads the flag wakes it.
+// and `done` may also be a clock. `sleeping`, when given, counts the sleepers of this process:
+// raised before the last check, so that whoever makes `done` true and then reads it wakes them. A
+// killed sleeper leaves it raised, which costs a needless wake.
 template <class Done>
 bool WaitFor(const Pulse& pulse, Word* sleeping, uint64_t spin_ns, uint64_t deadline_ns,
              Done done) {
@@ -83,7 +84,7 @@ bool WaitFor(const Pulse& pulse, Word* sleeping, uint64_t spin_ns, uint64_t dead
     if (done()) return true;
   }
   for (;;) {
-    if (sleeping) sleeping->value.store(1, std::memory_order_seq_cst);
+    if (sleeping) sleeping->value.fetch_add(1, std::memory_order_seq_cst);
     const uint32_t seen = pulse.count.load(std::memory_order_seq_cst);
     const bool ready = done();
     const uint64_t now = NowNs();
@@ -91,7 +92,7 @@ bool WaitFor(const Pulse& pulse, Word* sleeping, uint64_t spin_ns, uint64_t dead
       const uint64_t period = DeadlineAfter(now, kHeartbeatNs);
       SleepOn(pulse, seen, period < deadline_ns ? period : deadline_ns);
     }
-    if (sleeping) sleeping->value.store(0, std::memory_order_relaxed);
+    if (sleeping) sleeping->value.fetch_sub(1, std::memory_order_relaxed);
     if (ready) return true;
     if (now >= deadline_ns) return done();
   }

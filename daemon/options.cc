@@ -1,0 +1,127 @@
+#include "daemon/options.h"
+
+#include <sys/un.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string_view>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/reflection.h"
+#include "absl/flags/usage_config.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "protocol/version.h"
+
+ABSL_FLAG(std::string, socket, "/run/ultraep/ultraepd.sock",
+          "path of the attach socket, at most 107 bytes; its directory must exist");
+ABSL_FLAG(std::string, socket_mode, "0660",
+          "octal mode of the attach socket, 0600..0666; groups of other users stay apart whatever "
+          "it is");
+ABSL_FLAG(double, epsilon, 0.005,
+          "peak load aimed at, as a fraction above the lower bound, 0..1; smaller balances better "
+          "and moves more weights");
+ABSL_FLAG(int64_t, spin_us, -1,
+          "microseconds the planner spins for rows before it sleeps, 0..1000000; -1: 50 when there "
+          "is a CPU for it and for every local rank, else 0; spinning costs a CPU while steps run");
+ABSL_FLAG(uint64_t, memory_limit_mib, 0,
+          "most MiB of shared memory for all groups; 0: 80 % of what was available at the start");
+ABSL_FLAG(uint32_t, max_connections, 1024, "most open connections, 1..65536; one per rank");
+ABSL_FLAG(std::string, log_level, "info", "debug, info, warning or error");
+
+namespace ultraep {
+namespace {
+
+constexpr const char* kUsage =
+    "ultraepd: the expert-load balancer's per-node daemon\n\n"
+    "usage: ultraepd [--socket PATH] [--flagfile FILE] [flags]\n\n"
+    "Serves the ranks of this node until SIGTERM or SIGINT. --flagfile reads flags from FILE, one\n"
+    "per line, # starts a comment. Exit status: 0 clean shutdown, 1 cannot start, 2 wrong "
+    "usage.\n\n"
+    "flags:\n";
+
+[[noreturn]] void Usage(const std::string& wrong) {
+  std::fprintf(stderr, "ultraepd: %s\nTry: ultraepd --help\n", wrong.c_str());
+  std::exit(2);
+}
+
+// Abseil's own --help exits with 1 and shows source paths.
+void PrintHelp() {
+  std::printf("%s", kUsage);
+  std::map<std::string, std::pair<std::string, std::string>> ours;
+  for (auto& [name, flag] : absl::GetAllFlags()) {
+    if (!absl::EndsWith(flag->Filename(), "daemon/options.cc")) continue;
+    ours[std::string(name)] = {flag->Help(), flag->DefaultValue()};
+  }
+  for (auto& [name, about] : ours)
+    std::printf("  --%s (default %s)\n      %s\n", name.c_str(), about.second.c_str(),
+                about.first.c_str());
+}
+
+uint64_t AvailableMemory() {
+  FILE* file = std::fopen("/proc/meminfo", "re");
+  if (!file) return uint64_t{1} << 40;
+  char line[256];
+  unsigned long long kib = 0;
+  while (std::fgets(line, sizeof line, file))
+    if (std::sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+  std::fclose(file);
+  return kib * 1024;
+}
+
+LogLevel ParseLevel(const std::string& text) {
+  if (text == "debug") return LogLevel::kDebug;
+  if (text == "info") return LogLevel::kInfo;
+  if (text == "warning") return LogLevel::kWarning;
+  if (text == "error") return LogLevel::kError;
+  Usage("--log_level is '" + text + "', must be debug, info, warning or error");
+}
+
+}  // namespace
+
+DaemonOptions ParseOptions(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--help" || word == "-h" || word == "-help") {
+      PrintHelp();
+      std::exit(0);
+    }
+    if (word == "--version") {
+      std::printf("ultraepd %s, layout version %u\n", kBuildVersion, kLayoutVersion);
+      std::exit(0);
+    }
+  }
+  const auto rest = absl::ParseCommandLine(argc, argv);
+  if (rest.size() > 1) Usage(std::string("unexpected argument '") + rest[1] + "'");
+
+  DaemonOptions o;
+  o.socket = absl::GetFlag(FLAGS_socket);
+  if (o.socket.empty() || o.socket.size() >= sizeof(sockaddr_un::sun_path))
+    Usage("--socket has " + std::to_string(o.socket.size()) + " bytes, must have 1..107");
+  const std::string mode = absl::GetFlag(FLAGS_socket_mode);
+  char* end = nullptr;
+  o.socket_mode = uint32_t(std::strtoul(mode.c_str(), &end, 8));
+  if (mode.empty() || *end || (o.socket_mode & ~0666u) || (o.socket_mode & 0600u) != 0600u)
+    Usage("--socket_mode is '" + mode + "', must be octal 0600..0666");
+  const double epsilon = absl::GetFlag(FLAGS_epsilon);
+  if (!(epsilon >= 0 && epsilon <= 1))
+    Usage("--epsilon is " + std::to_string(epsilon) + ", must be 0..1");
+  o.epsilon_ppm = uint32_t(std::lround(epsilon * 1e6));
+  o.spin_us = absl::GetFlag(FLAGS_spin_us);
+  if (o.spin_us < -1 || o.spin_us > 1000000)
+    Usage("--spin_us is " + std::to_string(o.spin_us) + ", must be -1..1000000");
+  const uint64_t mib = absl::GetFlag(FLAGS_memory_limit_mib);
+  if (mib > (uint64_t{1} << 40))
+    Usage("--memory_limit_mib is " + std::to_string(mib) + ", must be at most 2^40");
+  o.memory_limit_bytes = mib ? mib << 20 : AvailableMemory() / 10 * 8;
+  o.max_connections = absl::GetFlag(FLAGS_max_connections);
+  if (o.max_connections < 1 || o.max_connections > 65536)
+    Usage("--max_connections is " + std::to_string(o.max_connections) + ", must be 1..65536");
+  o.log_level = ParseLevel(absl::GetFlag(FLAGS_log_level));
+  return o;
+}
+
+}  // namespace ultraep

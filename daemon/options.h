@@ -1,0 +1,26 @@
+// Every setting of ultraepd: unit, range, default and cost stand once, with the flags in
+// options.cc.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "daemon/log.h"
+
+namespace ultraep {
+
+struct DaemonOptions {
+  std::string socket;
+  uint32_t socket_mode;
+  uint32_t epsilon_ppm;
+  int64_t spin_us;  // < 0: from the number of allowed CPUs
+  uint64_t memory_limit_bytes;
+  uint32_t max_connections;
+  LogLevel log_level;
+};
+
+// Reads the command line. On --help or --version prints and exits 0; on a wrong value prints the
+// value, the range and exits 2.
+DaemonOptions ParseOptions(int argc, char** argv);
+
+}  // namespace ultraep

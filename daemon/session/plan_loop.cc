@@ -1,0 +1,128 @@
+#include "daemon/session/plan_loop.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "protocol/transport/waiting.h"
+
+namespace ultraep {
+namespace {
+
+void Drain(int fd) {
+  uint64_t count;
+  if (read(fd, &count, sizeof count) < 0) return;  // nothing there: fine
+}
+
+bool AnySleeping(const Boards& boards) {
+  for (uint32_t r = 0; r < boards.layout->config.ranks; ++r)
+    if (boards.rank(r).sleeping.value.load(std::memory_order_seq_cst)) return true;
+  return false;
+}
+
+}  // namespace
+
+PlanLoop::PlanLoop(Waker* waker, int64_t spin_us)
+    : waker_(waker),
+      spin_us_(spin_us),
+      epoll_(epoll_create1(EPOLL_CLOEXEC)),
+      control_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.fd = control_.get();
+  epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, control_.get(), &event);
+}
+
+void PlanLoop::Add(std::shared_ptr<Group> group) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.fd = group->doorbell();
+  epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, group->doorbell(), &event);
+  {
+    std::lock_guard lock(mutex_);
+    wanted_.push_back(std::move(group));
+  }
+  Changed();
+}
+
+void PlanLoop::Remove(const Group* group) {
+  epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, group->doorbell(), nullptr);
+  {
+    std::lock_guard lock(mutex_);
+    std::erase_if(wanted_, [&](const auto& g) { return g.get() == group; });
+  }
+  Changed();
+}
+
+void PlanLoop::Changed() {
+  version_.fetch_add(1, std::memory_order_release);
+  const uint64_t one = 1;
+  if (write(control_.get(), &one, sizeof one) < 0) return;  // already ringing
+}
+
+void PlanLoop::Stop() {
+  stopped_.store(true, std::memory_order_release);
+  Changed();
+}
+
+void PlanLoop::TakeChanges() {
+  const uint64_t version = version_.load(std::memory_order_acquire);
+  if (version == seen_version_) return;
+  seen_version_ = version;
+  {
+    std::lock_guard lock(mutex_);
+    groups_ = wanted_;
+  }
+  uint32_t ranks = 0;
+  for (const auto& g : groups_) ranks += g->layout().config.ranks;
+  spin_ns_.store(spin_us_ >= 0 ? uint64_t(spin_us_) * 1000 : DefaultSpinNs(ranks));
+}
+
+bool PlanLoop::PollAll(uint64_t now) {
+  bool progress = false;
+  for (const auto& group : groups_) {
+    group->boards().plan().heartbeat.value.store(now, std::memory_order_relaxed);
+    while (group->steps().Poll() == StepPlanner::Progress::kStep) {
+      progress = true;
+      group->boards().pulse().count.fetch_add(1, std::memory_order_seq_cst);
+      if (AnySleeping(group->boards())) waker_->Wake(group);
+    }
+  }
+  return progress;
+}
+
+// The flag goes up, then the rows are looked at once more: a rank stores its stamp, then reads the
+// flag, so one of the two sees the other.
+void PlanLoop::Sleep() {
+  for (const auto& g : groups_)
+    g->boards().plan().sleeping.value.store(1, std::memory_order_seq_cst);
+  if (!PollAll(NowNs())) {
+    epoll_event events[16];
+    const int timeout = groups_.empty() ? -1 : int(kHeartbeatNs / 1'000'000);
+    const int count = epoll_wait(epoll_.get(), events, 16, timeout);
+    for (int i = 0; i < count; ++i) Drain(events[i].data.fd);
+  }
+  for (const auto& g : groups_)
+    g->boards().plan().sleeping.value.store(0, std::memory_order_relaxed);
+}
+
+void PlanLoop::Run() {
+  uint64_t last = NowNs();
+  while (!stopped_.load(std::memory_order_acquire)) {
+    TakeChanges();
+    const uint64_t now = NowNs();
+    if (PollAll(now)) {
+      last = now;
+    } else if (now - last < spin_ns()) {
+      for (int i = 0; i < 16; ++i) CpuRelax();
+    } else {
+      Sleep();
+      last = NowNs();
+    }
+  }
+}
+
+}  // namespace ultraep

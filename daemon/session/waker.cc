@@ -1,0 +1,34 @@
+#include "daemon/session/waker.h"
+
+#include <utility>
+
+#include "protocol/transport/waiting.h"
+
+namespace ultraep {
+
+void Waker::Run() {
+  std::vector<std::shared_ptr<Group>> now;
+  std::unique_lock lock(mutex_);
+  while (!stopped_) {
+    changed_.wait(lock, [&] { return stopped_ || !waiting_.empty(); });
+    std::swap(now, waiting_);
+    lock.unlock();
+    for (const auto& group : now) WakeAll(group->boards().pulse());
+    now.clear();
+    lock.lock();
+  }
+}
+
+void Waker::Stop() {
+  std::lock_guard lock(mutex_);
+  stopped_ = true;
+  changed_.notify_one();
+}
+
+void Waker::Wake(std::shared_ptr<Group> group) {
+  std::lock_guard lock(mutex_);
+  waiting_.push_back(std::move(group));
+  changed_.notify_one();
+}
+
+}  // namespace ultraep

@@ -1,0 +1,73 @@
+#include "kernels/stream_weights.h"
+
+#include <algorithm>
+
+#include "kernels/copy_bytes.h"
+#include "protocol/transport/waiting.h"
+
+namespace ultraep {
+namespace {
+
+bool SendOne(const Boards& boards, uint32_t self, const StreamOperation& op, uint32_t index,
+             StreamWaits* waits, StreamTally* tally) {
+  const GroupLayout& layout = *boards.layout;
+  const GroupConfig& config = layout.config;
+  const Replica& r = op.replicas[index];
+  const Replica* parent = r.parent < 0 ? nullptr : &op.replicas[r.parent];
+  for (uint32_t shard = 0; shard < config.shard_count; ++shard) {
+    const auto* from = static_cast<const unsigned char*>(
+        parent ? boards.shard(self, op.set, parent->slot, shard)
+               : op.mains[uint64_t{r.expert % op.shape.experts_per_rank()} * config.shard_count +
+                          shard]);
+    unsigned char* to = boards.shard(r.rank, op.set, r.slot, shard);
+    for (uint64_t c = 0; c < layout.shard_chunks(shard); ++c) {
+      const uint64_t chunk = layout.shard_chunk[shard] + c;
+      if (parent) {
+        const uint64_t start = NowNs();
+        if (!waits->Chunk(boards.chunk_flag(self, op.set, parent->slot, chunk), op.number,
+                          uint32_t(r.parent)))
+          return false;
+        tally->wait_ns += NowNs() - start;
+      }
+      const uint64_t at = c * kChunkBytes;
+      const uint64_t bytes = std::min(kChunkBytes, config.shard_bytes[shard] - at);
+      const uint64_t start = NowNs();
+      CopyNonTemporal(to + at, from + at, bytes);
+      boards.chunk_flag(r.rank, op.set, r.slot, chunk).store(op.number, std::memory_order_release);
+      tally->copy_ns += NowNs() - start;
+      tally->bytes += bytes;
+    }
+  }
+  SlotBoard& slots = boards.slots(r.rank);
+  slots.arrivals.count.fetch_add(1, std::memory_order_seq_cst);
+  if (slots.sleeping.value.load(std::memory_order_seq_cst)) WakeAll(slots.arrivals);
+  return true;
+}
+
+}  // namespace
+
+bool SendWeights(const Boards& boards, uint32_t self, const StreamOperation& op, StreamWaits* waits,
+                 StreamTally* tally) {
+  for (uint32_t i = 0; i < op.replicas.size(); ++i) {
+    if (SenderOf(op.shape, op.replicas.data(), i) != self) continue;
+    const uint64_t start = NowNs();
+    if (!waits->Released(op.replicas[i].rank, op.set, op.number - 1)) return false;
+    tally->wait_ns += NowNs() - start;
+    if (!SendOne(boards, self, op, i, waits, tally)) return false;
+  }
+  return true;
+}
+
+uint32_t FirstMissingTransfer(const Boards& boards, uint32_t self, const StreamOperation& op) {
+  const uint64_t chunks = boards.layout->chunks;
+  for (uint32_t i = 0; i < op.replicas.size(); ++i) {
+    const Replica& r = op.replicas[i];
+    if (r.rank != self) continue;
+    for (uint64_t c = 0; c < chunks; ++c)
+      if (boards.chunk_flag(self, op.set, r.slot, c).load(std::memory_order_acquire) != op.number)
+        return i;
+  }
+  return uint32_t(op.replicas.size());
+}
+
+}  // namespace ultraep

@@ -1,0 +1,141 @@
+#include "plugin/core/client.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <cstring>
+#include <utility>
+
+#include "plugin/core/plan_handle.h"
+
+using namespace ultraep;
+
+namespace {
+
+constexpr uint64_t kDefaultStepTimeoutNs = 600'000'000'000;
+
+std::atomic<int> fork_count{0};
+
+int WatchForks() {
+  static const int once =
+      pthread_atfork(nullptr, nullptr, [] { fork_count.fetch_add(1, std::memory_order_relaxed); });
+  return once + fork_count.load(std::memory_order_relaxed);
+}
+
+// 2 ms suits a planner with a CPU of its own; with fewer CPUs than threads that want one, a wait
+// for the scheduler is no sign of a stuck daemon.
+uint64_t DefaultSolveDeadlineNs(uint32_t ranks) {
+  return AllowedCpus() < ranks + 1 ? 1'000'000'000 : 2'000'000;
+}
+
+GroupConfig WireConfig(const ultraep_group_config& c) {
+  GroupConfig w;
+  std::memcpy(w.nonce, c.nonce, sizeof w.nonce);
+  w.ranks = c.ranks;
+  w.experts = c.experts;
+  w.slots = c.slots;
+  w.layers = c.layers;
+  w.window = c.window;
+  w.slot_sets = c.slot_sets;
+  w.domain_size = c.domain_size;
+  w.training = c.training;
+  w.shard_count = c.shard_count;
+  for (uint32_t i = 0; i < c.shard_count && i < kMaxShards; ++i)
+    w.shard_bytes[i] = c.shard_bytes[i];
+  w.gradient_bytes = c.gradient_bytes;
+  w.step_timeout_ns = c.step_timeout_ns ? c.step_timeout_ns : kDefaultStepTimeoutNs;
+  return w;
+}
+
+}  // namespace
+
+ultraep_client::ultraep_client(const std::string& socket_path)
+    : forks_(WatchForks()), link_(socket_path) {}
+
+ultraep_client::~ultraep_client() {
+  if (!left_) Leave();
+}
+
+bool ultraep_client::forked() const { return fork_count.load(std::memory_order_relaxed) != forks_; }
+
+Result ultraep_client::CheckUsable() const {
+  if (forked())
+    return Invalid("this client belongs to the parent process; a forked child needs its own");
+  if (!steps_) return Invalid("join a group first");
+  if (left_) return Invalid("the client has left its group");
+  return Ok();
+}
+
+Result ultraep_client::Join(const ultraep_group_config& config, int64_t timeout_ns) {
+  if (forked()) return CheckUsable();
+  if (steps_) return Invalid("the client has joined already; attach another one");
+  if (!config.group_name || std::strlen(config.group_name) > 63)
+    return Invalid("group_name must have 1..63 characters");
+  GroupConfig wire = WireConfig(config);
+  SetText(wire.name, config.group_name);
+  if (std::string wrong = CheckConfig(wire); !wrong.empty()) return Invalid(wrong);
+  if (config.rank >= config.ranks)
+    return Invalid("rank is " + std::to_string(config.rank) + ", must be below ranks (" +
+                   std::to_string(config.ranks) + ")");
+  if (config.next_sequence > kMaxSequence)
+    return Invalid("next_sequence is " + std::to_string(config.next_sequence) + ", the limit is " +
+                   std::to_string(kMaxSequence));
+  ultraep::Join request;
+  request.config = wire;
+  request.rank = rank_ = config.rank;
+  request.fallback_tokens = config.fallback_tokens;
+  RankClocks clocks;
+  clocks.step_timeout_ns = step_timeout_ns_ = wire.step_timeout_ns;
+  clocks.solve_deadline_ns =
+      config.solve_deadline_ns ? config.solve_deadline_ns : DefaultSolveDeadlineNs(config.ranks);
+  clocks.spin_ns = DefaultSpinNs(config.ranks);
+  steps_ = std::make_unique<Steps>(wire, config.next_sequence);
+  link_.Join(request, clocks, steps_.get());
+  if (timeout_ns == 0) return Ok();
+  link_.AwaitOpen(timeout_ns < 0 ? step_timeout_ns_ : uint64_t(timeout_ns));
+  ultraep_client_info info;
+  State(&info);
+  switch (info.phase) {
+    case ULTRAEP_OPEN:
+      return Ok();
+    case ULTRAEP_REFUSED_JOIN:
+      return {ULTRAEP_REFUSED, info.text};
+    case ULTRAEP_OVER:
+      return {ULTRAEP_REFUSED, info.text};
+    default:
+      return Timeout(std::string("the group is not complete: ") + info.text);
+  }
+}
+
+void ultraep_client::State(ultraep_client_info* info) const {
+  std::string text;
+  *info = {};
+  info->phase = link_.Phase(&text, &info->generation);
+  SetText(info->text, text);
+}
+
+Result ultraep_client::Submit(uint64_t sequence, uint32_t layer, uint32_t microbatch,
+                              const uint32_t* row, uint32_t experts) {
+  if (Result usable = CheckUsable(); !usable.ok()) return usable;
+  return steps_->Submit(sequence, layer, microbatch, row, experts);
+}
+
+Result ultraep_client::Await(uint64_t sequence, int64_t timeout_ns, ultraep_plan** plan) {
+  if (Result usable = CheckUsable(); !usable.ok()) return usable;
+  ResolvedStep step;
+  // Past the group's own timeout the step has been resolved for all; one heartbeat of slack.
+  const uint64_t limit =
+      timeout_ns < 0 ? DeadlineAfter(step_timeout_ns_, 10 * kHeartbeatNs) : uint64_t(timeout_ns);
+  Result result = steps_->Await(sequence, limit, &step);
+  if (result.ok()) *plan = new ultraep_plan(std::move(step), rank_);
+  return result;
+}
+
+Result ultraep_client::Leave() {
+  if (forked()) return CheckUsable();
+  if (!steps_ || left_) return Ok();
+  left_ = true;
+  steps_->ResolveAll();
+  link_.Leave();
+  return Ok();
+}

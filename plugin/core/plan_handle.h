@@ -1,0 +1,45 @@
+// A plan as the framework holds it: record, verdict and stream of one step, copied out of shared
+// memory and reference-counted (rule 9).
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+
+#include "kernels/route_tokens.h"
+#include "plugin/api/ultraep.h"
+#include "plugin/core/result.h"
+#include "plugin/core/steps.h"
+#include "plugin/core/streamer.h"
+
+// The C ABI's opaque type.
+struct ultraep_plan {
+ public:
+  ultraep_plan(ultraep::ResolvedStep step, uint32_t source);
+  ~ultraep_plan();
+
+  void Retain() { references_.fetch_add(1, std::memory_order_relaxed); }
+  void Free();
+
+  ultraep_plan_info Info() const;
+  ultraep::Result Replicas(ultraep_replica* out, uint32_t capacity) const;
+  ultraep::Result Route(const int32_t* ids, uint64_t tokens, uint32_t top_k,
+                        int32_t* physical) const;
+  ultraep::Result Stream(uint32_t slot_set, const void* const* mains);
+  ultraep::Result AwaitWeights(uint64_t timeout_ns);
+  ultraep::Result Slot(uint32_t slot, uint32_t* expert, const void** shards) const;
+  ultraep::Result Release(uint64_t timeout_ns);
+  ultraep::Result Stats(ultraep_stream_stats* stats) const;
+  // For waits without a timeout of their own.
+  uint64_t step_timeout_ns() const;
+
+ private:
+  std::shared_ptr<ultraep::Stream> stream() const;
+
+  std::atomic<int> references_{1};
+  const ultraep::ResolvedStep step_;
+  const uint32_t source_;
+  const ultraep::TokenRouter router_;
+  mutable std::mutex mutex_;  // guards stream_
+  std::shared_ptr<ultraep::Stream> stream_;
+};

@@ -1,0 +1,74 @@
+// The rank's side of gate, promise, window and verdict words (design rules 0 to 5). Knows nothing
+// of sockets; works on whatever memory the generation's boards point to.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "plugin/core/generation.h"
+#include "plugin/core/result.h"
+#include "protocol/plan_record.h"
+
+namespace ultraep {
+
+// How a step ended for all ranks.
+struct ResolvedStep {
+  ultraep_verdict verdict = ULTRAEP_DECLINED;
+  uint64_t sequence = 0;
+  uint32_t layer = 0;
+  uint32_t microbatch = 0;
+  std::vector<uint32_t> row;               // own load
+  RecordedPlan plan;                       // empty unless verdict is ULTRAEP_PLAN
+  std::shared_ptr<Generation> generation;  // null when declined
+};
+
+// One thread submits and awaits; another one may adopt generations meanwhile.
+class Steps {
+ public:
+  // step_timeout_ns: for waits without an own timeout.
+  Steps(const GroupConfig& config, uint64_t next_sequence);
+
+  // The link's thread: the memory is mapped, steps from now on pass through its gate. Afterwards,
+  // and not before, the rank may say Ready.
+  void Adopt(std::shared_ptr<Generation> generation);
+  std::shared_ptr<Generation> generation() const;
+  uint64_t next_sequence() const;
+
+  Result Submit(uint64_t sequence, uint32_t layer, uint32_t microbatch, const uint32_t* row,
+                uint32_t experts);
+  Result Await(uint64_t sequence, uint64_t timeout_ns, ResolvedStep* resolved);
+  // Ends the generation, then resolves every open step.
+  void ResolveAll();
+  bool has_open_steps() const;
+
+ private:
+  struct OpenStep {
+    uint64_t sequence = 0;
+    uint32_t layer = 0;
+    uint32_t microbatch = 0;
+    uint64_t submitted_ns = 0;
+    uint64_t collected_ns = 0;               // when this rank first saw it
+    std::shared_ptr<Generation> generation;  // null: declined
+    std::vector<uint32_t> row;
+  };
+
+  std::shared_ptr<Generation> Admit(uint64_t sequence);
+  void WriteRow(const Generation& generation, const OpenStep& step, uint64_t tokens);
+  bool Look(OpenStep* step, VerdictWord* word);
+  uint64_t NextClock(const OpenStep& step) const;
+  Result TakePlan(OpenStep* step, ResolvedStep* resolved);
+
+  const GroupConfig config_;
+  mutable std::mutex mutex_;  // guards generation_, next_, resolved_
+  std::shared_ptr<Generation> generation_;
+  uint64_t next_;               // sequence of the next Submit
+  uint64_t resolved_;           // sequence of the next Await
+  std::vector<OpenStep> open_;  // [window], the submitting thread's own
+  PlanChecker checker_;
+};
+
+}  // namespace ultraep
