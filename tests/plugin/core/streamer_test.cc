@@ -1,0 +1,161 @@
+#include "plugin/core/streamer.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "tests/support/memory_group.h"
+
+namespace ultraep {
+namespace {
+
+using test::MemoryGroup;
+using test::SmallConfig;
+
+constexpr uint64_t kMs = 1'000'000;
+
+// Three ranks, one expert each; mains are filled with a pattern of their own.
+class StreamerTest : public testing::Test {
+ protected:
+  StreamerTest() {
+    for (uint32_t r = 0; r < 3; ++r) {
+      generations_.push_back(group_.Attach(r));
+      for (uint32_t i = 0; i < 2; ++i)
+        mains_[r][i].assign(config_.shard_bytes[i], static_cast<unsigned char>(16 * r + i + 1));
+    }
+  }
+  std::vector<const void*> Mains(uint32_t r) { return {mains_[r][0].data(), mains_[r][1].data()}; }
+  Result Start(uint32_t r, const std::vector<Replica>& plan) {
+    return generations_[r]->streamer->Start(config_.shape(), plan, 0, Mains(r).data(),
+                                            &streams_[r]);
+  }
+  Result Arrived(uint32_t r, uint64_t ms = 10000) {
+    return generations_[r]->streamer->AwaitArrival(*streams_[r], ms * kMs);
+  }
+  Result Release(uint32_t r, uint64_t ms = 10000) {
+    return generations_[r]->streamer->Release(streams_[r].get(), ms * kMs);
+  }
+  bool SlotHolds(uint32_t r, uint32_t expert) {
+    for (uint32_t i = 0; i < 2; ++i) {
+      const unsigned char* at = group_.boards().shard(r, 0, 0, i);
+      for (uint64_t b = 0; b < config_.shard_bytes[i]; ++b)
+        if (at[b] != mains_[expert][i][b]) return false;
+    }
+    return true;
+  }
+
+  GroupConfig config_ = SmallConfig(3, 3, 1, 2);
+  MemoryGroup group_{config_};
+  std::vector<unsigned char> mains_[3][2];
+  std::shared_ptr<Stream> streams_[3];
+  std::vector<std::shared_ptr<Generation>> generations_;
+};
+
+const std::vector<Replica> kDirect = {{0, 1, 0, -1, 0, 5}, {0, 2, 0, -1, 0, 5}};
+const std::vector<Replica> kRelay = {{0, 1, 0, -1, 0, 5}, {0, 2, 0, 0, 0, 5}};
+
+TEST_F(StreamerTest, DirectSendsFillEverySlotByteForByte) {
+  for (uint32_t r = 0; r < 3; ++r) ASSERT_TRUE(Start(r, kDirect).ok());
+  for (uint32_t r = 1; r < 3; ++r) {
+    ASSERT_TRUE(Arrived(r).ok());
+    EXPECT_TRUE(SlotHolds(r, 0));
+  }
+  for (uint32_t r = 0; r < 3; ++r) EXPECT_TRUE(Release(r).ok());
+  EXPECT_EQ(streams_[0]->tally.bytes, 2 * (config_.shard_bytes[0] + config_.shard_bytes[1]));
+}
+
+TEST_F(StreamerTest, ARelayForwardsFromItsOwnSlot) {
+  for (uint32_t r = 0; r < 3; ++r) ASSERT_TRUE(Start(r, kRelay).ok());
+  ASSERT_TRUE(Arrived(2).ok());
+  EXPECT_TRUE(SlotHolds(2, 0));
+  for (uint32_t r = 0; r < 3; ++r) EXPECT_TRUE(Release(r).ok());
+  EXPECT_EQ(streams_[1]->tally.bytes, config_.shard_bytes[0] + config_.shard_bytes[1]);
+}
+
+TEST_F(StreamerTest, NothingIsStoredBeforeTheDestinationReleasedTheLastOperation) {
+  for (uint32_t r = 0; r < 3; ++r) ASSERT_TRUE(Start(r, kDirect).ok());
+  ASSERT_TRUE(Arrived(1).ok());
+  ASSERT_TRUE(Arrived(2).ok());
+  ASSERT_TRUE(Release(0).ok());
+  ASSERT_TRUE(Release(2).ok());
+  // Rank 1 still computes; expert 2 shall replace expert 0 in its slot.
+  ASSERT_TRUE(Start(0, {{2, 1, 0, -1, 0, 1}}).ok());
+  ASSERT_TRUE(Start(2, {{2, 1, 0, -1, 0, 1}}).ok());
+  EXPECT_EQ(Release(2, 50).status, ULTRAEP_TIMEOUT) << "its send must wait";
+  EXPECT_TRUE(SlotHolds(1, 0));
+  ASSERT_TRUE(Release(1).ok());
+  ASSERT_TRUE(Start(1, {{2, 1, 0, -1, 0, 1}}).ok());
+  ASSERT_TRUE(Arrived(1).ok());
+  EXPECT_TRUE(SlotHolds(1, 2));
+  EXPECT_TRUE(Release(2).ok());
+  EXPECT_TRUE(Release(0).ok());
+  EXPECT_TRUE(Release(1).ok());
+}
+
+TEST_F(StreamerTest, ASlotSetInUseIsRefusedWithTheFix) {
+  ASSERT_TRUE(Start(1, kDirect).ok());
+  Result busy = Start(1, kDirect);
+  EXPECT_EQ(busy.status, ULTRAEP_INVALID);
+  EXPECT_NE(busy.text.find("more slot_sets"), std::string::npos) << busy.text;
+  Result range =
+      generations_[1]->streamer->Start(config_.shape(), kDirect, 1, Mains(1).data(), &streams_[1]);
+  EXPECT_EQ(range.text, "slot_set is 1, the group has 1");
+}
+
+TEST_F(StreamerTest, ASenderThatDiedFailsTheReceiverAtOnceAndIsNamed) {
+  ASSERT_TRUE(Start(1, kDirect).ok());
+  group_.SetMember(0, MemberState::kGone);
+  const uint64_t start = NowNs();
+  Result failed = Arrived(1);
+  EXPECT_EQ(failed.status, ULTRAEP_FAILED);
+  EXPECT_NE(failed.text.find("rank 0 is gone"), std::string::npos) << failed.text;
+  EXPECT_LT(NowNs() - start, 5'000 * kMs);
+  EXPECT_EQ(LoadGate(group_.boards().gate()).state, GateState::kClosed)
+      << "a closed gate cannot fail";
+}
+
+TEST_F(StreamerTest, ADeadRelayFailsThoseBehindItAndTheGate) {
+  OpenGate(group_.boards().gate());
+  ASSERT_TRUE(Start(2, kRelay).ok());
+  group_.SetMember(1, MemberState::kGone);
+  Result failed = Arrived(2);
+  EXPECT_EQ(failed.status, ULTRAEP_FAILED);
+  EXPECT_NE(failed.text.find("rank 1 is gone"), std::string::npos) << failed.text;
+  EXPECT_EQ(LoadGate(group_.boards().gate()).state, GateState::kFailed);
+}
+
+TEST_F(StreamerTest, WhatASenderDeliveredBeforeItDiedCounts) {
+  ASSERT_TRUE(Start(0, kDirect).ok());
+  ASSERT_TRUE(Release(0).ok());
+  group_.SetMember(0, MemberState::kGone);
+  ASSERT_TRUE(Start(1, kDirect).ok());
+  EXPECT_TRUE(Arrived(1).ok());
+  EXPECT_TRUE(SlotHolds(1, 0));
+}
+
+TEST_F(StreamerTest, ADestinationThatDiedFailsTheSenderAndAFailedGroupIsNeverWrittenAgain) {
+  OpenGate(group_.boards().gate());
+  for (uint32_t r = 0; r < 3; ++r) ASSERT_TRUE(Start(r, kDirect).ok());
+  ASSERT_TRUE(Release(0).ok());  // operation 1 is over for the sender; rank 1 never releases it
+  ASSERT_TRUE(Arrived(2).ok());
+  ASSERT_TRUE(Release(2).ok());
+  group_.SetMember(1, MemberState::kGone);
+  ASSERT_TRUE(Start(0, {{0, 1, 0, -1, 0, 1}}).ok());
+  Result failed = Release(0);
+  EXPECT_EQ(failed.status, ULTRAEP_FAILED);
+  EXPECT_NE(failed.text.find("rank 1 is gone"), std::string::npos) << failed.text;
+  EXPECT_EQ(LoadGate(group_.boards().gate()).state, GateState::kFailed);
+  ASSERT_TRUE(Start(2, {{2, 0, 0, -1, 0, 1}}).ok());
+  EXPECT_EQ(Release(2).status, ULTRAEP_FAILED);
+  EXPECT_EQ(group_.boards().shard(0, 0, 0, 0)[0], 0) << "rule 7";
+}
+
+TEST_F(StreamerTest, AMissingTransferTimesOutNamingTheSender) {
+  ASSERT_TRUE(Start(2, kDirect).ok());
+  Result late = Arrived(2, 20);
+  EXPECT_EQ(late.status, ULTRAEP_TIMEOUT);
+  EXPECT_NE(late.text.find("rank 0 has not sent it"), std::string::npos) << late.text;
+}
+
+}  // namespace
+}  // namespace ultraep

@@ -1,0 +1,74 @@
+// A real daemon inside the test process: the same threads, socket and memory as ultraepd.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "daemon/session/attach_server.h"
+#include "daemon/session/listener.h"
+#include "daemon/session/plan_loop.h"
+#include "daemon/session/waker.h"
+
+namespace ultraep::test {
+
+// A directory that goes away with its owner.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() {
+    char name[] = "/tmp/ultraep-test-XXXXXX";
+    path_ = mkdtemp(name);
+  }
+  ~TemporaryDirectory() {
+    const std::string command = "rm -rf '" + path_ + "'";
+    if (std::system(command.c_str())) return;
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+class TestDaemon {
+ public:
+  explicit TestDaemon(const std::string& socket, uint64_t memory_limit = uint64_t{1} << 30,
+                      uint32_t max_connections = 64) {
+    SetLogLevel(LogLevel::kError);
+    DaemonOptions options;
+    options.socket = socket;
+    options.socket_mode = 0600;
+    options.epsilon_ppm = 5000;
+    options.spin_us = -1;
+    options.memory_limit_bytes = memory_limit;
+    options.max_connections = max_connections;
+    options.log_level = LogLevel::kError;
+    const std::string wrong = listener_.Open(socket, options.socket_mode);
+    EXPECT_EQ(wrong, "");
+    planner_ = std::make_unique<PlanLoop>(&waker_, options.spin_us);
+    server_ = std::make_unique<AttachServer>(options, listener_.Take(), planner_.get());
+    waker_thread_ = std::thread([this] { waker_.Run(); });
+    planner_thread_ = std::thread([this] { planner_->Run(); });
+    session_thread_ = std::thread([this] { server_->Run(); });
+  }
+  ~TestDaemon() {
+    server_->Stop();
+    session_thread_.join();
+    planner_->Stop();
+    planner_thread_.join();
+    waker_.Stop();
+    waker_thread_.join();
+  }
+
+ private:
+  Listener listener_;
+  Waker waker_;
+  std::unique_ptr<PlanLoop> planner_;
+  std::unique_ptr<AttachServer> server_;
+  std::thread waker_thread_, planner_thread_, session_thread_;
+};
+
+}  // namespace ultraep::test
