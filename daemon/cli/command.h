@@ -1,0 +1,24 @@
+// What a subcommand of ultraepctl is. One file each; ctl_main.cc lists them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace ultraep {
+
+// Exit status of ultraepctl.
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitFailed = 1;  // bad input, or the daemon cannot answer
+inline constexpr int kExitUsage = 2;   // the command line is not understood
+
+struct Command {
+  const char* name;
+  const char* summary;  // one line
+  const char* usage;    // what `ultraepctl NAME --help` prints
+  int (*run)(const std::vector<std::string>& positional);
+};
+
+extern const Command kPlanCommand;
+extern const Command kStatusCommand;
+
+}  // namespace ultraep

@@ -1,0 +1,70 @@
+// ultraepctl: one subcommand per file, listed here.
+#include <cstdio>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "daemon/cli/command.h"
+#include "daemon/cli/flags.h"
+#include "protocol/version.h"
+
+namespace {
+
+using ultraep::Command;
+
+const Command* const kCommands[] = {&ultraep::kPlanCommand, &ultraep::kStatusCommand};
+
+void PrintList(FILE* out) {
+  std::fprintf(out, "usage: ultraepctl COMMAND [flags]\n\ncommands:\n");
+  for (const Command* command : kCommands)
+    std::fprintf(out, "  %-8s %s\n", command->name, command->summary);
+  std::fprintf(out, "  %-8s %s\n", "help", "print this list");
+  std::fprintf(out, "\n`ultraepctl COMMAND --help` explains one; `ultraepctl --version`.\n");
+}
+
+const Command* Find(const std::string& name) {
+  for (const Command* command : kCommands)
+    if (name == command->name) return command;
+  return nullptr;
+}
+
+int UsageError(const std::string& text) {
+  std::fprintf(stderr, "ultraepctl: %s\n\n", text.c_str());
+  PrintList(stderr);
+  return ultraep::kExitUsage;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  ultraep::CommandLine line = ultraep::ParseFlags({argv + 1, argv + argc});
+  std::string name;
+  if (!line.positional.empty()) {
+    name = line.positional.front();
+    line.positional.erase(line.positional.begin());
+  }
+  const bool wants_list = name == "help" || (name.empty() && line.help);
+  if (name == "help" && !line.positional.empty()) name = line.positional.front();
+  const Command* const command = Find(name);
+
+  if (command && (line.help || wants_list)) {
+    std::fputs(command->usage, stdout);
+    return ultraep::kExitOk;
+  }
+  if (name == "help" || (name.empty() && wants_list)) {
+    PrintList(stdout);
+    return ultraep::kExitOk;
+  }
+  if (line.version) {
+    std::printf("ultraepctl %s\n", ultraep::kBuildVersion);
+    return ultraep::kExitOk;
+  }
+  if (line.exit_status != 0) {
+    std::fprintf(stderr, "ultraepctl: %s; see `ultraepctl %s --help`\n", line.error.c_str(),
+                 command ? command->name : "");
+    return line.exit_status;
+  }
+  if (name.empty()) return UsageError("no command given");
+  if (!command) return UsageError("unknown command '" + name + "'");
+  return command->run(line.positional);
+}

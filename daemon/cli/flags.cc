@@ -1,0 +1,88 @@
+#include "daemon/cli/flags.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "absl/flags/commandlineflag.h"
+#include "absl/flags/flag.h"
+#include "absl/flags/reflection.h"
+#include "daemon/cli/command.h"
+
+ABSL_FLAG(bool, json, false, "print one line of JSON instead of a table");
+ABSL_FLAG(bool, split, false, "add the tokens of every (source, expert, rank) to the JSON");
+ABSL_FLAG(int32_t, slots, ultraep::kSlotsNotGiven, "redundant slots per rank, 0..32");
+ABSL_FLAG(double, epsilon, 0.005, "allowed distance of the peak from the lower bound, 0..1");
+ABSL_FLAG(std::string, socket, "", "attach socket of the daemon");
+
+namespace ultraep {
+namespace {
+
+// Libraries may register flags as well; those are not for our users.
+constexpr const char* kFlagNames[] = {"json", "split", "slots", "epsilon", "socket"};
+
+absl::CommandLineFlag* Find(const std::string& name) {
+  const bool ours =
+      std::find(std::begin(kFlagNames), std::end(kFlagNames), name) != std::end(kFlagNames);
+  return ours ? absl::FindCommandLineFlag(name) : nullptr;
+}
+
+// Reads arguments[*at], which begins with '-', and its value, which may be the next one.
+void ParseFlag(const std::vector<std::string>& arguments, size_t* at, CommandLine* line) {
+  const std::string& argument = arguments[*at];
+  const std::string text = argument.substr(argument.rfind("--", 0) == 0 ? 2 : 1);
+  const size_t equals = text.find('=');
+  std::string name = text.substr(0, equals), value = "true";
+  if (name == "help" || name == "h") {
+    line->help = true;
+    return;
+  }
+  if (name == "version") {
+    line->version = true;
+    return;
+  }
+  absl::CommandLineFlag* flag = Find(name);
+  if (!flag && name.rfind("no", 0) == 0 && equals == std::string::npos) {
+    flag = Find(name.substr(2));
+    if (flag && !flag->IsOfType<bool>()) flag = nullptr;
+    value = "false";
+  }
+  if (!flag) {
+    line->exit_status = kExitUsage;
+    line->error = "unknown flag '" + argument + "'";
+    return;
+  }
+  if (equals != std::string::npos) {
+    value = text.substr(equals + 1);
+  } else if (!flag->IsOfType<bool>()) {
+    if (*at + 1 == arguments.size()) {
+      line->exit_status = kExitUsage;
+      line->error = "flag '--" + name + "' needs a value";
+      return;
+    }
+    value = arguments[++*at];
+  }
+  std::string wrong;
+  if (flag->ParseFrom(value, &wrong)) return;
+  line->exit_status = kExitFailed;
+  line->error = "--" + name + " is '" + value + "': " + std::string(flag->Help()) +
+                (wrong.empty() ? "" : " (" + wrong + ")");
+}
+
+}  // namespace
+
+CommandLine ParseFlags(const std::vector<std::string>& arguments) {
+  CommandLine line;
+  bool flags_end = false;
+  for (size_t at = 0; at < arguments.size() && line.exit_status == 0; ++at) {
+    const std::string& argument = arguments[at];
+    if (!flags_end && argument == "--")
+      flags_end = true;
+    else if (!flags_end && argument.size() > 1 && argument[0] == '-')
+      ParseFlag(arguments, &at, &line);
+    else
+      line.positional.push_back(argument);
+  }
+  return line;
+}
+
+}  // namespace ultraep

@@ -1,0 +1,32 @@
+// The flags of all subcommands.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/flags/declare.h"
+
+ABSL_DECLARE_FLAG(bool, json);
+ABSL_DECLARE_FLAG(bool, split);
+ABSL_DECLARE_FLAG(int32_t, slots);
+ABSL_DECLARE_FLAG(double, epsilon);
+ABSL_DECLARE_FLAG(std::string, socket);
+
+namespace ultraep {
+
+// --slots has no default: what a plan is made for must be said.
+inline constexpr int32_t kSlotsNotGiven = INT32_MIN;
+
+struct CommandLine {
+  std::vector<std::string> positional;
+  bool help = false;
+  bool version = false;
+  int exit_status = 0;  // not 0: stop with it and say `error`
+  std::string error;
+};
+
+// Sets the flags. absl::ParseCommandLine is not used: its --help and its errors exit 1 from inside.
+CommandLine ParseFlags(const std::vector<std::string>& arguments);
+
+}  // namespace ultraep

@@ -1,0 +1,252 @@
+// `ultraepctl plan`: plans for recorded loads, offline and without a daemon.
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/str_format.h"
+#include "daemon/cli/command.h"
+#include "daemon/cli/flags.h"
+#include "daemon/cli/load_file.h"
+#include "daemon/planner/solve_plan.h"
+#include "nlohmann/json.hpp"
+#include "protocol/check_plan.h"
+#include "protocol/split.h"
+
+namespace ultraep {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+struct Solved {
+  Plan plan;
+  double seconds = 0;
+};
+
+double Since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// A counter on a terminal's last line, for runs that take more than a second.
+class Progress {
+ public:
+  explicit Progress(uint64_t total) : total_(total), terminal_(isatty(STDERR_FILENO)) {}
+
+  void Done(uint64_t count) {
+    if (!terminal_ || Since(start_) < 1 || Since(shown_) < 0.2) return;
+    shown_ = Clock::now();
+    std::fprintf(stderr, "\rplanned %llu of %llu", static_cast<unsigned long long>(count),
+                 static_cast<unsigned long long>(total_));
+    any_ = true;
+  }
+  ~Progress() {
+    if (any_) std::fprintf(stderr, "\r\033[K");
+  }
+
+ private:
+  const uint64_t total_;
+  const bool terminal_;
+  const Clock::time_point start_ = Clock::now();
+  Clock::time_point shown_;
+  bool any_ = false;
+};
+
+// An illegal plan is our bug; nothing of it may be printed.
+void Recheck(const PlanShape& shape, LoadView load, const Plan& plan, uint64_t matrix) {
+  auto abort_with = [matrix](const std::string& text) {
+    std::fprintf(stderr,
+                 "ultraepctl: bug: the plan of matrix %llu is wrong: %s; please report it with the "
+                 "load file\n",
+                 static_cast<unsigned long long>(matrix), text.c_str());
+    std::abort();
+  };
+  PlanChecker checker;
+  if (const PlanFault fault = checker.Check(
+          shape, plan.replicas, [load](uint32_t expert) { return ExpertTokens(load, expert); }))
+    abort_with(fault.text());
+  std::vector<uint64_t> rank_tokens(shape.ranks);
+  for (uint32_t e = 0; e < shape.experts; ++e) rank_tokens[shape.home(e)] += ExpertTokens(load, e);
+  for (const Replica& r : plan.replicas) {
+    rank_tokens[shape.home(r.expert)] -= r.tokens;
+    rank_tokens[r.rank] += r.tokens;
+  }
+  const uint64_t peak = *std::max_element(rank_tokens.begin(), rank_tokens.end());
+  if (peak != plan.certificate.peak)
+    abort_with(
+        absl::StrFormat("the peak is %d, the certificate says %d", peak, plan.certificate.peak));
+}
+
+// Nonzero [source, expert, rank, tokens] of one expert, appended to `cells`.
+void AddSplit(const PlanShape& shape, LoadView load, const Plan& plan, uint32_t expert,
+              Json* cells) {
+  std::vector<uint32_t> column(shape.ranks);
+  for (uint32_t r = 0; r < shape.ranks; ++r) column[r] = load.at(r, expert);
+  std::vector<SplitInstance> instances(1);
+  instances[0].rank = shape.home(expert);
+  instances[0].quota = ExpertTokens(load, expert);
+  for (const Replica& r : plan.replicas) {
+    if (r.expert != expert) continue;
+    SplitInstance instance;
+    instance.rank = r.rank;
+    instance.quota = r.tokens;
+    instances[0].quota -= r.tokens;
+    instances.push_back(instance);
+  }
+  const auto count = uint32_t(instances.size());
+  const uint64_t pool = BuildSplit(column.data(), instances.data(), count);
+  uint64_t before = 0;
+  for (uint32_t source = 0; source < shape.ranks; ++source) {
+    const SourceSplit split =
+        SplitForSource(column.data(), source, before, instances.data(), count, pool);
+    before += column[source];
+    for (uint32_t j = 0; j < count; ++j)
+      if (const uint64_t tokens = TokensToInstance(split, j, instances.data()))
+        cells->push_back({source, expert, instances[j].rank, tokens});
+  }
+}
+
+Json ToJson(const PlanShape& shape, LoadView load, const Solved& solved, bool with_split) {
+  const Certificate& c = solved.plan.certificate;
+  Json replicas = Json::array(), transfers = Json::array();
+  for (uint32_t i = 0; i < solved.plan.replicas.size(); ++i) {
+    const Replica& r = solved.plan.replicas[i];
+    replicas.push_back(
+        {{"expert", r.expert}, {"rank", r.rank}, {"slot", r.slot}, {"tokens", r.tokens}});
+    transfers.push_back({{"expert", r.expert},
+                         {"from_rank", SenderOf(shape, solved.plan.replicas.data(), i)},
+                         {"to_rank", r.rank},
+                         {"slot", r.slot},
+                         {"parent", r.parent}});
+  }
+  Json out = {{"ranks", shape.ranks},
+              {"experts", shape.experts},
+              {"slots", shape.slots},
+              {"imbalance_before", Imbalance(c.peak_before, c.total, shape.ranks)},
+              {"imbalance_after", Imbalance(c.peak, c.total, shape.ranks)},
+              {"peak", c.peak},
+              {"lower_bound", c.lower_bound},
+              {"replicas", std::move(replicas)},
+              {"transfers", std::move(transfers)}};
+  if (with_split) {
+    Json cells = Json::array();
+    for (uint32_t e = 0; e < shape.experts; ++e) AddSplit(shape, load, solved.plan, e, &cells);
+    out["split"] = std::move(cells);
+  }
+  out["solve_seconds"] = solved.seconds;
+  return out;
+}
+
+void PrintTable(const PlanShape& shape, const std::vector<Solved>& plans) {
+  std::printf("%u ranks, %u experts, %u slots per rank\n\n", shape.ranks, shape.experts,
+              shape.slots);
+  std::printf("%6s  %6s  %6s  %12s  %12s  %7s  %8s  %9s\n", "matrix", "before", "after", "peak",
+              "bound", "gap", "replicas", "solve us");
+  for (size_t i = 0; i < plans.size(); ++i) {
+    const Certificate& c = plans[i].plan.certificate;
+    const double gap = c.lower_bound ? double(c.peak) / double(c.lower_bound) - 1 : 0;
+    std::printf("%6zu  %6.3f  %6.3f  %12llu  %12llu  %6.2f%%  %8zu  %9.1f\n", i,
+                Imbalance(c.peak_before, c.total, shape.ranks),
+                Imbalance(c.peak, c.total, shape.ranks), static_cast<unsigned long long>(c.peak),
+                static_cast<unsigned long long>(c.lower_bound), 100 * gap,
+                plans[i].plan.replicas.size(), 1e6 * plans[i].seconds);
+  }
+  std::printf("\n%6s  %6s  %4s  %4s  %4s  %12s\n", "matrix", "expert", "from", "rank", "slot",
+              "tokens");
+  for (size_t i = 0; i < plans.size(); ++i)
+    for (uint32_t k = 0; k < plans[i].plan.replicas.size(); ++k) {
+      const Replica& r = plans[i].plan.replicas[k];
+      std::printf("%6zu  %6u  %4u  %4u  %4u  %12llu\n", i, r.expert,
+                  SenderOf(shape, plans[i].plan.replicas.data(), k), r.rank, r.slot,
+                  static_cast<unsigned long long>(r.tokens));
+    }
+}
+
+// Empty, or which flag is wrong.
+std::string TakeFlags(PlanShape* shape, PlanOptions* options) {
+  const int32_t slots = absl::GetFlag(FLAGS_slots);
+  if (slots == kSlotsNotGiven)
+    return absl::StrFormat("--slots is missing: give the redundant slots per rank, 0..%d",
+                           kMaxSlotsPerRank);
+  if (slots < 0 || slots > int32_t{kMaxSlotsPerRank})
+    return absl::StrFormat("--slots is %d, must be 0..%d", slots, kMaxSlotsPerRank);
+  const double epsilon = absl::GetFlag(FLAGS_epsilon);
+  if (!(epsilon >= 0 && epsilon <= 1))
+    return absl::StrFormat("--epsilon is %g, must be 0..1; 0.005 allows half a percent", epsilon);
+  shape->slots = uint32_t(slots);
+  options->epsilon_ppm = uint32_t(std::lround(epsilon * 1e6));
+  return "";
+}
+
+int Fail(int status, const std::string& text) {
+  std::fprintf(stderr, "ultraepctl plan: %s\n", text.c_str());
+  return status;
+}
+
+int RunPlan(const std::vector<std::string>& positional) {
+  if (positional.size() != 1)
+    return Fail(kExitUsage, absl::StrFormat("%d files given, needed is one: ultraepctl plan "
+                                            "LOADS.npy --slots S; see --help",
+                                            positional.size()));
+  PlanShape shape;
+  PlanOptions options;
+  LoadFile loads;
+  if (const std::string wrong = TakeFlags(&shape, &options); !wrong.empty())
+    return Fail(kExitFailed, wrong);
+  if (const std::string wrong = ReadLoadFile(positional[0], &loads); !wrong.empty())
+    return Fail(kExitFailed, wrong);
+  shape.ranks = loads.ranks;
+  shape.experts = loads.experts;
+  if (const std::string wrong = CheckShape(shape); !wrong.empty())
+    return Fail(kExitFailed, positional[0] + ": " + wrong);
+
+  std::vector<Solved> plans(loads.matrices);
+  {
+    PlanWorkspace workspace;
+    Progress progress(loads.matrices);
+    for (uint64_t i = 0; i < loads.matrices; ++i) {
+      const Clock::time_point start = Clock::now();
+      SolvePlan(shape, loads.view(i), options, &workspace, &plans[i].plan);
+      plans[i].seconds = Since(start);
+      Recheck(shape, loads.view(i), plans[i].plan, i);
+      progress.Done(i + 1);
+    }
+  }
+  if (!absl::GetFlag(FLAGS_json)) {
+    PrintTable(shape, plans);
+  } else {
+    Json out = {{"plans", Json::array()}};
+    for (uint64_t i = 0; i < loads.matrices; ++i)
+      out["plans"].push_back(ToJson(shape, loads.view(i), plans[i], absl::GetFlag(FLAGS_split)));
+    std::printf("%s\n", out.dump().c_str());
+  }
+  if (std::fflush(stdout) != 0) return Fail(kExitFailed, "cannot write to standard output");
+  return kExitOk;
+}
+
+}  // namespace
+
+const Command kPlanCommand = {
+    "plan", "plan replicas for recorded loads, without a daemon",
+    "usage: ultraepctl plan LOADS.npy --slots S [--epsilon X] [--json [--split]]\n"
+    "\n"
+    "Plans every load matrix of the file as the daemon would and prints the balance before and\n"
+    "after, the proven lower bound of the peak, and the replicas.\n"
+    "\n"
+    "LOADS.npy   uint32, int32 or int64 array [ranks, experts] or [matrices, ranks, experts]:\n"
+    "            tokens each source rank routes to each logical expert\n"
+    "--slots S   redundant slots per rank, 0..32\n"
+    "--epsilon X allowed distance of the peak from the lower bound, 0..1 (default 0.005)\n"
+    "--json      one line of JSON instead of a table\n"
+    "--split     with --json: the tokens of every (source, expert, rank)\n"
+    "\n"
+    "Exit status: 0 done, 1 bad input, 2 the command line is not understood.\n",
+    RunPlan};
+
+}  // namespace ultraep

@@ -1,0 +1,289 @@
+#include "plugin/examples/replay/rank_process.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <vector>
+
+#include "kernels/count_load.h"
+#include "plugin/api/ultraep.h"
+#include "plugin/examples/replay/copy_sampler.h"
+#include "plugin/examples/replay/model_step.h"
+
+namespace ultraep::replay {
+namespace {
+
+constexpr uint64_t kSecond = 1'000'000'000;
+constexpr uint64_t kSampleEvery = 8;  // operations with sends between two memcpy measurements
+
+struct PlanDeleter {
+  void operator()(ultraep_plan* plan) const { ultraep_plan_free(plan); }
+};
+using PlanPointer = std::unique_ptr<ultraep_plan, PlanDeleter>;
+
+class RankProcess {
+ public:
+  RankProcess(const Options& options, const GroupIdentity& group, uint32_t rank, LoadSource* loads,
+              SharedState* shared)
+      : options_(options),
+        group_(group),
+        rank_(rank),
+        loads_(loads),
+        shared_(shared),
+        record_(shared->rank(rank)),
+        model_(shared, rank, options.top_k, options.seed),
+        sampler_(options.expert, options.shape.ranks),
+        row_(options.shape.experts),
+        slots_(options.shape.slots) {}
+
+  int Run() {
+    FillOwnWeights();
+    if (Join() && PassBarrier(options_.join_timeout_s)) RunSteps();
+    if (client_) NoteGeneration();
+    ultraep_detach(client_);
+    return exit_;
+  }
+
+ private:
+  void RunSteps() {
+    const Word& last = shared_->control()->last_sequence;
+    for (uint64_t sequence = 0;; ++sequence) {
+      if (!Step(sequence)) return;
+      if (last.value.load(std::memory_order_relaxed) == sequence) break;
+    }
+    // Nobody leaves while another rank still has a step open.
+    PassBarrier(0);
+  }
+
+  bool Step(uint64_t sequence) {
+    const auto layer = static_cast<uint32_t>(sequence % options_.layers);
+    record_->sequence.Set(sequence);
+    return Submit(sequence, layer) && Resolve(sequence) && Send(layer) && PassBarrier(0) &&
+           Receive() && PassBarrier(0) && Finish(layer);
+  }
+
+  // load
+  bool Submit(uint64_t sequence, uint32_t layer) {
+    const uint64_t step = sequence / options_.layers;
+    loads_->Ids(step, layer, rank_, &ids_);
+    if (IdFault fault = CountLoad(ids_.data(), ids_.size(), options_.shape.experts, row_.data()))
+      return Broken(fault.text(options_.shape.experts));
+    model_.Begin(sequence, layer, ids_);
+    record_->note.submit_ns = MonotonicNs();
+    return Check(ultraep_submit_load(client_, sequence, layer, static_cast<uint32_t>(step),
+                                     row_.data(), options_.shape.experts));
+  }
+
+  // verdict
+  bool Resolve(uint64_t sequence) {
+    ultraep_plan* plan = nullptr;
+    if (!Check(ultraep_await_verdict(client_, sequence, -1, &plan))) return false;
+    verdict_ns_ = MonotonicNs();
+    plan_.reset(plan);
+    if (!Check(ultraep_plan_get_info(plan, &info_))) return false;
+    record_->note.verdict = info_.verdict;
+    (info_.verdict == ULTRAEP_PLAN       ? record_->planned
+     : info_.verdict == ULTRAEP_FALLBACK ? record_->fallbacks
+                                         : record_->declined)
+        .Add(1);
+    replicas_.resize(info_.replica_count);
+    return Check(ultraep_plan_get_replicas(plan, replicas_.data(), info_.replica_count));
+  }
+
+  // weights and route
+  bool Send(uint32_t layer) {
+    main_weights_.clear();
+    const uint32_t mains = options_.shape.experts_per_rank();
+    for (uint32_t e = rank_ * mains; e < (rank_ + 1) * mains; ++e) {
+      main_weights_.push_back(shared_->main_up(layer, e));
+      main_weights_.push_back(shared_->main_down(layer, e));
+    }
+    if (!Check(ultraep_stream_weights(plan_.get(), 0, main_weights_.data()))) return false;
+    physical_.resize(ids_.size());
+    if (!Check(ultraep_route(plan_.get(), ids_.data(), model_.tokens(), options_.top_k,
+                             physical_.data())))
+      return false;
+    model_.Dispatch(physical_);
+    Control* control = shared_->control();
+    const bool stop = control->stop.count.load(std::memory_order_relaxed) != 0;
+    const bool done =
+        !options_.forever && info_.sequence + 1 == uint64_t{options_.steps} * options_.layers;
+    if (rank_ == 0 && (stop || done))
+      control->last_sequence.value.store(info_.sequence, std::memory_order_relaxed);
+    return true;
+  }
+
+  // Between the step's barriers: all ranks' notes and send buffers stand still.
+  bool Receive() {
+    if (info_.verdict == ULTRAEP_PLAN) NoteVerdictTime();
+    if (rank_ == 0) RecordStep(shared_, info_.solve_ns);
+    if (!Check(ultraep_await_weights(plan_.get(), -1))) return false;
+    for (uint32_t slot = 0; slot < slots_.size(); ++slot) {
+      uint32_t expert = UINT32_MAX;
+      const void* shards[ULTRAEP_MAX_SHARDS] = {};
+      if (!Check(ultraep_plan_get_slot(plan_.get(), slot, &expert, shards))) return false;
+      slots_[slot] = {};
+      if (expert != UINT32_MAX)
+        slots_[slot] = {static_cast<const float*>(shards[0]), static_cast<const float*>(shards[1])};
+    }
+    std::vector<uint64_t> missing = model_.Compute(slots_);
+    for (const ultraep_replica& replica : replicas_) {
+      if (replica.rank == rank_) missing[replica.slot] -= replica.tokens;
+    }
+    const bool exact = std::all_of(missing.begin(), missing.end(), [](uint64_t n) { return !n; });
+    record_->quota_misses.Add(exact ? 0 : 1);
+    return true;
+  }
+
+  bool Finish(uint32_t layer) {
+    record_->mismatches.Add(model_.Check());
+    record_->tokens_checked.Add(model_.tokens());
+    if (!Check(ultraep_release(plan_.get(), -1))) return false;
+    ultraep_stream_stats stats = {};
+    if (!Check(ultraep_plan_get_stream_stats(plan_.get(), &stats))) return false;
+    plan_.reset();
+    if (stats.bytes == 0) return true;
+    record_->bytes_streamed.Add(stats.bytes);
+    record_->stream_kb_per_s.Add(stats.bytes * 1'000'000 / std::max<uint64_t>(stats.copy_ns, 1));
+    if (sends_++ % kSampleEvery == 0) SampleMemcpy(layer);
+    return true;
+  }
+
+  void NoteVerdictTime() {
+    uint64_t last_submit = 0;
+    for (uint32_t r = 0; r < options_.shape.ranks; ++r)
+      last_submit = std::max(last_submit, shared_->rank(r)->note.submit_ns);
+    record_->verdict_ns.Add(verdict_ns_ > last_submit ? verdict_ns_ - last_submit : 0);
+  }
+
+  // Copies the experts this rank sent in this operation, from the same main copies.
+  void SampleMemcpy(uint32_t layer) {
+    sent_.clear();
+    for (const ultraep_replica& replica : replicas_) {
+      const uint32_t sender =
+          replica.parent < 0 ? options_.shape.home(replica.expert) : replicas_[replica.parent].rank;
+      if (sender == rank_)
+        sent_.push_back(
+            {shared_->main_up(layer, replica.expert), shared_->main_down(layer, replica.expert)});
+    }
+    if (!sent_.empty()) record_->memcpy_kb_per_s.Add(sampler_.KilobytesPerSecond(sent_));
+  }
+
+  void FillOwnWeights() {
+    const uint32_t mains = options_.shape.experts_per_rank();
+    for (uint32_t layer = 0; layer < std::min(options_.layers, kWeightLayers); ++layer) {
+      for (uint32_t e = rank_ * mains; e < (rank_ + 1) * mains; ++e)
+        FillWeights(options_.expert, options_.seed, layer, e, shared_->main_up(layer, e),
+                    shared_->main_down(layer, e));
+    }
+  }
+
+  bool Join();
+  void NoteGeneration();
+  bool PassBarrier(uint32_t extra_s);
+  bool Check(ultraep_status status);
+  bool Broken(const std::string& text);
+  void Stop(int exit, const std::string& text);
+
+  const Options& options_;
+  const GroupIdentity& group_;
+  const uint32_t rank_;
+  LoadSource* const loads_;
+  SharedState* const shared_;
+  RankRecord* const record_;
+  ModelStep model_;
+  CopySampler sampler_;
+  ultraep_client* client_ = nullptr;
+  PlanPointer plan_;
+  ultraep_plan_info info_ = {};
+  std::vector<ultraep_replica> replicas_;
+  std::vector<int32_t> ids_, physical_;
+  std::vector<uint32_t> row_;
+  std::vector<const void*> main_weights_;
+  std::vector<ExpertWeights> slots_, sent_;
+  uint64_t verdict_ns_ = 0;
+  uint64_t sends_ = 0;
+  int exit_ = kRankDone;
+};
+
+bool RankProcess::Join() {
+  ultraep_attach_options attach = {};
+  attach.struct_size = sizeof attach;
+  attach.socket_path = options_.socket.empty() ? nullptr : options_.socket.c_str();
+  if (!Check(ultraep_attach(&attach, &client_))) return false;
+  ultraep_group_config config = {};
+  config.struct_size = sizeof config;
+  config.rank = rank_;
+  config.group_name = group_.name.c_str();
+  std::copy(group_.nonce.begin(), group_.nonce.end(), config.nonce);
+  config.ranks = options_.shape.ranks;
+  config.experts = options_.shape.experts;
+  config.slots = options_.shape.slots;
+  config.layers = options_.layers;
+  config.window = options_.window;
+  config.slot_sets = 1;
+  config.shard_count = 2;
+  config.shard_bytes[0] = options_.expert.up_floats() * sizeof(float);
+  config.shard_bytes[1] = options_.expert.down_floats() * sizeof(float);
+  config.step_timeout_ns = options_.step_timeout_s * kSecond;
+  const auto patience = static_cast<int64_t>(options_.join_timeout_s * kSecond);
+  const ultraep_status status = ultraep_join(client_, &config, patience);
+  if (status != ULTRAEP_TIMEOUT && status != ULTRAEP_REFUSED) return Check(status);
+  if (rank_ == 0)
+    std::fprintf(stderr, "ultraep-replay: warning: going on without plans: %s\n",
+                 ultraep_last_error());
+  return true;
+}
+
+void RankProcess::NoteGeneration() {
+  ultraep_client_info info;
+  if (ultraep_client_state(client_, &info) == ULTRAEP_OK) record_->joined.Set(info.generation);
+}
+
+bool RankProcess::PassBarrier(uint32_t extra_s) {
+  Control* control = shared_->control();
+  // Twice the collective timeout: a rank that waits for it inside a call must come first.
+  const uint64_t patience = (2 * uint64_t{options_.step_timeout_s} + extra_s) * kSecond;
+  switch (control->barrier.Wait(options_.shape.ranks, control->abort.count, patience)) {
+    case Arrival::kAll:
+      return true;
+    case Arrival::kAborted:
+      exit_ = kRankStopped;
+      return false;
+    case Arrival::kTimeout:
+      break;
+  }
+  return Broken("other ranks did not reach the barrier in " + std::to_string(patience / kSecond) +
+                " s");
+}
+
+bool RankProcess::Check(ultraep_status status) {
+  if (status == ULTRAEP_OK) return true;
+  if (status != ULTRAEP_FAILED)
+    return Broken(std::string(ultraep_status_name(status)) + ": " + ultraep_last_error());
+  record_->failed.Add(1);
+  Stop(kRankFailed, ultraep_last_error());
+  return false;
+}
+
+bool RankProcess::Broken(const std::string& text) {
+  Stop(kRankBroken, text);
+  return false;
+}
+
+void RankProcess::Stop(int exit, const std::string& text) {
+  exit_ = exit;
+  std::snprintf(record_->text, sizeof record_->text, "%s", text.c_str());
+  Control* control = shared_->control();
+  control->abort.count.store(1, std::memory_order_release);
+  control->barrier.WakeAll();
+}
+
+}  // namespace
+
+int RunRank(const Options& options, const GroupIdentity& group, uint32_t rank, LoadSource* loads,
+            SharedState* shared) {
+  return RankProcess(options, group, rank, loads, shared).Run();
+}
+
+}  // namespace ultraep::replay

@@ -1,0 +1,61 @@
+// What must hold for every plan, as one assertion.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "daemon/planner/solve_plan.h"
+#include "protocol/check_plan.h"
+#include "tests/support/load_generators.h"
+
+namespace ultraep::test {
+
+inline std::string Text(const PlanShape& s) {
+  return "ranks " + std::to_string(s.ranks) + " experts " + std::to_string(s.experts) + " slots " +
+         std::to_string(s.slots) + " domain " + std::to_string(s.domain_size);
+}
+
+inline void ExpectSound(const PlanShape& shape, LoadView load, const Plan& plan) {
+  const std::vector<Replica>& replicas = plan.replicas;
+  PlanChecker checker;
+  const PlanFault fault =
+      checker.Check(shape, replicas, [&](uint32_t e) { return ExpertTokens(load, e); });
+  ASSERT_FALSE(fault) << fault.text();
+
+  std::vector<uint64_t> rank(shape.ranks, 0);
+  uint64_t total = 0;
+  for (uint32_t e = 0; e < shape.experts; ++e) {
+    rank[shape.home(e)] += ExpertTokens(load, e);
+    total += ExpertTokens(load, e);
+  }
+  const uint64_t before = *std::max_element(rank.begin(), rank.end());
+  for (const Replica& r : replicas) {
+    EXPECT_EQ(r.parent, -1);
+    rank[shape.home(r.expert)] -= r.tokens;
+    rank[r.rank] += r.tokens;
+  }
+  const uint64_t peak = *std::max_element(rank.begin(), rank.end());
+  EXPECT_EQ(plan.certificate.total, total);
+  EXPECT_EQ(plan.certificate.peak_before, before);
+  EXPECT_EQ(plan.certificate.peak, peak);
+  EXPECT_LE(plan.certificate.lower_bound, peak);
+  EXPECT_LE(peak, before);
+  EXPECT_TRUE(peak < before || replicas.empty()) << "replicas without a gain";
+}
+
+inline Plan SolveOrFail(const PlanShape& shape, LoadView load, const PlanOptions& options = {}) {
+  PlanWorkspace workspace;
+  Plan plan;
+  SolvePlan(shape, load, options, &workspace, &plan);
+  ExpectSound(shape, load, plan);
+  return plan;
+}
+
+inline double ImbalanceOf(const PlanShape& shape, const Plan& plan) {
+  return Imbalance(plan.certificate.peak, plan.certificate.total, shape.ranks);
+}
+
+}  // namespace ultraep::test
