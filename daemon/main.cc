@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
   const DaemonOptions options = ParseOptions(argc, argv);
   SetLogLevel(options.log_level);
   RaiseDescriptorLimit();
+  signal(SIGPIPE, SIG_IGN);  // a closed log must not end the daemon
   sigset_t stop_signals;
   sigemptyset(&stop_signals);
   sigaddset(&stop_signals, SIGTERM);

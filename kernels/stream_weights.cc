@@ -8,12 +8,26 @@
 namespace ultraep {
 namespace {
 
+// A relay behind `index` waits for every chunk, anybody else for the last one.
+bool IsRelayed(const StreamOperation& op, uint32_t index) {
+  for (uint32_t i = index + 1; i < op.replicas.size(); ++i)
+    if (op.replicas[i].parent == int64_t{index}) return true;
+  return false;
+}
+
+void Announce(SlotBoard& slots) {
+  slots.arrivals.count.fetch_add(1, std::memory_order_seq_cst);
+  if (slots.sleeping.value.load(std::memory_order_seq_cst)) WakeAll(slots.arrivals);
+}
+
 bool SendOne(const Boards& boards, uint32_t self, const StreamOperation& op, uint32_t index,
              StreamWaits* waits, StreamTally* tally) {
   const GroupLayout& layout = *boards.layout;
   const GroupConfig& config = layout.config;
   const Replica& r = op.replicas[index];
   const Replica* parent = r.parent < 0 ? nullptr : &op.replicas[r.parent];
+  SlotBoard& slots = boards.slots(r.rank);
+  const bool relayed = IsRelayed(op, index);
   for (uint32_t shard = 0; shard < config.shard_count; ++shard) {
     const auto* from = static_cast<const unsigned char*>(
         parent ? boards.shard(self, op.set, parent->slot, shard)
@@ -36,11 +50,10 @@ bool SendOne(const Boards& boards, uint32_t self, const StreamOperation& op, uin
       boards.chunk_flag(r.rank, op.set, r.slot, chunk).store(op.number, std::memory_order_release);
       tally->copy_ns += NowNs() - start;
       tally->bytes += bytes;
+      if (relayed) Announce(slots);
     }
   }
-  SlotBoard& slots = boards.slots(r.rank);
-  slots.arrivals.count.fetch_add(1, std::memory_order_seq_cst);
-  if (slots.sleeping.value.load(std::memory_order_seq_cst)) WakeAll(slots.arrivals);
+  if (!relayed) Announce(slots);
   return true;
 }
 
@@ -51,7 +64,7 @@ bool SendWeights(const Boards& boards, uint32_t self, const StreamOperation& op,
   for (uint32_t i = 0; i < op.replicas.size(); ++i) {
     if (SenderOf(op.shape, op.replicas.data(), i) != self) continue;
     const uint64_t start = NowNs();
-    if (!waits->Released(op.replicas[i].rank, op.set, op.number - 1)) return false;
+    if (!waits->Released(op.replicas[i].rank, op.set, op.previous)) return false;
     tally->wait_ns += NowNs() - start;
     if (!SendOne(boards, self, op, i, waits, tally)) return false;
   }

@@ -12,9 +12,12 @@
 
 namespace ultraep {
 
-// One forward stream of one slot set, the same on all ranks.
+// One forward stream of one slot set, the same on all ranks. Its number is the step's sequence + 1
+// rather than a count of calls: a rank that missed a call then blocks loudly instead of filling a
+// slot under its neighbour's number.
 struct StreamOperation {
-  uint64_t number = 0;  // of the slot set, from 1
+  uint64_t number = 0;    // sequence + 1 of its step
+  uint64_t previous = 0;  // number of the slot set's operation before it, 0 = none
   uint32_t set = 0;
   PlanShape shape;
   std::span<const Replica> replicas;   // transfer order

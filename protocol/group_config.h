@@ -54,7 +54,9 @@ inline std::string CheckConfig(const GroupConfig& c) {
   if (length == 0 || length == sizeof c.name) return "group_name must have 1..63 characters";
   for (size_t i = 0; i < length; ++i)
     if (c.name[i] < 0x21 || c.name[i] > 0x7e)
-      return "group_name must be printable ASCII without spaces";
+      return "group_name has the byte " +
+             std::to_string(int(static_cast<unsigned char>(c.name[i]))) + " at " +
+             std::to_string(i) + ", must be printable ASCII without spaces";
   if (std::string wrong = CheckShape(c.shape()); !wrong.empty()) return wrong;
   if (c.layers < 1) return bad("layers", c.layers, "at least 1");
   if (c.window < 1 || c.window > kMaxWindow)

@@ -9,9 +9,9 @@
 // gate    value << 3 | state: CLOSED(n) -> OPEN(s0) | DEAD; OPEN(s0) -> ENDED(s0) | FAILED(s0);
 //         ENDED(s0) -> FAILED(s0). s0 never changes once named.
 // word    (sequence + 1) << 3 | state, 0 before first use. A larger sequence takes the word over.
-//         2K of them: a rank may be K steps behind the first, and once the gate is over that one may
-//         propose FALLBACK for its K open steps. It holds only because before that nobody proposes
-//         FALLBACK without `collected`: no rank runs ahead alone.
+//         2K of them: a rank may be K steps behind the first, and once the gate is over that one
+//         may propose FALLBACK for its K open steps. It holds only because before that nobody
+//         proposes FALLBACK without `collected`: no rank runs ahead alone.
 // pulse   counts changes of gate and words; sleepers wait on it.
 #pragma once
 

@@ -45,14 +45,15 @@ std::string GroupMemory::Add(const SegmentHeader& header, Mapping* mapping, bool
   if (fd < 0) return Failure(header, "memfd_create");
   segments_.emplace_back(fd);
   // Allocates and zeroes every page now; ftruncate would succeed and fault later.
-  if (fallocate(fd, 0, 0, off_t(header.bytes))) return Failure(header, "fallocate");
+  while (fallocate(fd, 0, 0, off_t(header.bytes)))
+    if (errno != EINTR) return Failure(header, "fallocate");
   if (pwrite(fd, &header, sizeof header, 0) != ssize_t(sizeof header))
     return Failure(header, "pwrite");
   if (mapping) {
     std::string wrong = mapping->Map(fd, header.bytes, writable);
     if (!wrong.empty()) return wrong;
   }
-  int seals = F_SEAL_SHRINK | F_SEAL_GROW;
+  int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
   // The mapping above stays writable, any later one is refused: ranks cannot forge a plan.
   if (header.kind == uint16_t(SegmentKind::kPlanBoard)) seals |= F_SEAL_FUTURE_WRITE;
   if (fcntl(fd, F_ADD_SEALS, seals)) return Failure(header, "sealing");

@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -28,7 +29,7 @@ constexpr uint64_t kPidfdBit = uint64_t{1} << 63;
 struct AttachServer::Connection {
   uint64_t id = 0;
   Descriptor socket;
-  Descriptor pidfd;  // none before Linux 6.5: then the connection alone tells
+  Descriptor pidfd;  // none from another PID namespace before Linux 6.5: the connection tells
   uid_t uid = 0;
   pid_t pid = 0;  // a label; 0 across PID namespaces
   bool greeted = false;
@@ -105,15 +106,17 @@ void AttachServer::Accept() {
   connection->uid = credentials.uid;
   connection->pid = credentials.pid;
   if (connections_.size() >= options_.max_connections) {
-    Refuse(connection.get(), "the daemon has " + std::to_string(connections_.size()) +
-                                 " connections, --max_connections is " +
-                                 std::to_string(options_.max_connections));
+    Refuse(connection.get(),
+           "the daemon has " + std::to_string(connections_.size()) +
+               " connections, --max_connections is " + std::to_string(options_.max_connections),
+           /*retry=*/true);
     return;
   }
   int pidfd = -1;
   size = sizeof pidfd;
-  if (!getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size))
-    connection->pidfd = Descriptor(pidfd);
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size))  // before Linux 6.5
+    pidfd = credentials.pid ? int(syscall(SYS_pidfd_open, credentials.pid, 0)) : -1;
+  connection->pidfd = Descriptor(pidfd);
   connection->id = next_id_++;
   Watch(fd, connection->id);
   connections_[connection->id] = std::move(connection);
@@ -121,7 +124,7 @@ void AttachServer::Accept() {
 
 void AttachServer::Receive(Connection* connection) {
   Packet packet;
-  switch (ReceivePacket(connection->socket.get(), MSG_DONTWAIT, &packet)) {
+  switch (ReceivePacket(connection->socket.get(), MSG_DONTWAIT, &packet, Descriptors::kRefuse)) {
     case ultraep::Receive::kNothingYet:
       return;
     case ultraep::Receive::kPacket:
@@ -129,6 +132,9 @@ void AttachServer::Receive(Connection* connection) {
       break;
     case ultraep::Receive::kTooLong:
       Refuse(connection, "message longer than " + std::to_string(kMaxMessage) + " bytes");
+      break;
+    case ultraep::Receive::kDescriptorsLost:
+      Refuse(connection, "the daemon takes no file descriptors");
       break;
     case ultraep::Receive::kClosed:
       break;
@@ -237,10 +243,11 @@ bool AttachServer::HandleStatus(Connection* connection) {
   return sent && SendMessage(socket, StatusEnd(), nullptr, 0, MSG_DONTWAIT);
 }
 
-bool AttachServer::Refuse(Connection* connection, const std::string& text) {
+bool AttachServer::Refuse(Connection* connection, const std::string& text, bool retry) {
   ++refused_;
   LogWarning("refused pid %d uid %d: %s", connection->pid, connection->uid, text);
   Refused refused;
+  refused.retry = retry;
   SetText(refused.text, text);
   SendMessage(connection->socket.get(), refused, nullptr, 0, MSG_DONTWAIT);
   return false;

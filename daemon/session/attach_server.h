@@ -33,7 +33,8 @@ class AttachServer {
   bool Handle(Connection* connection, const Packet& packet);
   bool HandleJoin(Connection* connection, const Packet& packet);
   bool HandleStatus(Connection* connection);
-  bool Refuse(Connection* connection, const std::string& text);
+  // Always false. retry: the reason may go away by itself.
+  bool Refuse(Connection* connection, const std::string& text, bool retry = false);
   std::shared_ptr<Group> FindOrCreate(const GroupKey& key, const GroupConfig& config,
                                       std::string* wrong);
   void Close(uint64_t id);

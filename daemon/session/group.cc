@@ -81,8 +81,14 @@ bool Group::Ready(uint32_t rank) {
 }
 
 void Group::Gone(uint32_t rank, MemberState how) {
-  SetMember(rank, how);
   --connected_;
+  // Not Ready yet: it promised nothing, its place is free for the next try.
+  if (members_[rank] == MemberState::kJoined &&
+      LoadGate(boards().gate()).state == GateState::kClosed) {
+    SetMember(rank, MemberState::kAbsent);
+    return;
+  }
+  SetMember(rank, how);
   End();
 }
 
@@ -113,6 +119,9 @@ StatusGroup Group::Status() const {
   status.memory_bytes = layout_.total_bytes();
   status.fallback_tokens_min = fallback_tokens_min_;
   status.counters = steps_->Counters();
+  if (gate.state != GateState::kClosed && gate.state != GateState::kDead)
+    status.next_sequence =
+        gate.value + status.counters.steps_planned + status.counters.steps_fallback;
   for (uint32_t r = 0; r < members_.size(); ++r) status.members[r] = uint8_t(members_[r]);
   return status;
 }

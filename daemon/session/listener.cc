@@ -36,15 +36,21 @@ std::string Listener::Lock(const std::string& path) {
 }
 
 std::string Listener::Open(const std::string& path, uint32_t mode) {
+  if (std::string wrong = Lock(path); !wrong.empty()) return wrong;
   const char* listen_pid = std::getenv("LISTEN_PID");
   const char* listen_fds = std::getenv("LISTEN_FDS");
   if (listen_pid && listen_fds && std::atol(listen_pid) == getpid() && std::atoi(listen_fds) == 1) {
     socket_ = Descriptor(3);  // SD_LISTEN_FDS_START
+    int type = 0, listening = 0;
+    socklen_t size = sizeof(int);
+    if (getsockopt(3, SOL_SOCKET, SO_TYPE, &type, &size) || type != SOCK_SEQPACKET ||
+        getsockopt(3, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) || !listening)
+      return "LISTEN_FDS hands over no listening SOCK_SEQPACKET socket; set "
+             "ListenSequentialPacket= in the socket unit";
     fcntl(3, F_SETFD, FD_CLOEXEC);
     fcntl(3, F_SETFL, O_NONBLOCK);
     return "";
   }
-  if (std::string wrong = Lock(path); !wrong.empty()) return wrong;
   // The lock is ours, so whatever stands at the path is left over from a killed daemon; only a
   // socket is removed.
   struct stat old;

@@ -12,11 +12,6 @@
 namespace ultraep {
 namespace {
 
-void Drain(int fd) {
-  uint64_t count;
-  if (read(fd, &count, sizeof count) < 0) return;  // nothing there: fine
-}
-
 bool AnySleeping(const Boards& boards) {
   for (uint32_t r = 0; r < boards.layout->config.ranks; ++r)
     if (boards.rank(r).sleeping.value.load(std::memory_order_seq_cst)) return true;
@@ -30,15 +25,17 @@ PlanLoop::PlanLoop(Waker* waker, int64_t spin_us)
       spin_us_(spin_us),
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
       control_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  // Edge-triggered and never read: each ring is a new edge, and a member who makes the shared
+  // descriptor blocking cannot stop us in read().
   epoll_event event{};
-  event.events = EPOLLIN;
+  event.events = EPOLLIN | EPOLLET;
   event.data.fd = control_.get();
   epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, control_.get(), &event);
 }
 
 void PlanLoop::Add(std::shared_ptr<Group> group) {
   epoll_event event{};
-  event.events = EPOLLIN;
+  event.events = EPOLLIN | EPOLLET;
   event.data.fd = group->doorbell();
   epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, group->doorbell(), &event);
   {
@@ -72,10 +69,15 @@ void PlanLoop::TakeChanges() {
   const uint64_t version = version_.load(std::memory_order_acquire);
   if (version == seen_version_) return;
   seen_version_ = version;
+  std::vector<std::shared_ptr<Group>> before;
   {
     std::lock_guard lock(mutex_);
-    groups_ = wanted_;
+    before = std::exchange(groups_, wanted_);
   }
+  // Freeing a group's memory may take long: the waker drops the last reference.
+  for (auto& group : before)
+    if (std::find(groups_.begin(), groups_.end(), group) == groups_.end())
+      waker_->Wake(std::move(group));
   uint32_t ranks = 0;
   for (const auto& g : groups_) ranks += g->layout().config.ranks;
   spin_ns_.store(spin_us_ >= 0 ? uint64_t(spin_us_) * 1000 : DefaultSpinNs(ranks));
@@ -85,7 +87,9 @@ bool PlanLoop::PollAll(uint64_t now) {
   bool progress = false;
   for (const auto& group : groups_) {
     group->boards().plan().heartbeat.value.store(now, std::memory_order_relaxed);
-    while (group->steps().Poll() == StepPlanner::Progress::kStep) {
+    // At most a window per round: no group may keep the others waiting.
+    for (uint32_t k = group->layout().config.window; k > 0; --k) {
+      if (group->steps().Poll() != StepPlanner::Progress::kStep) break;
       progress = true;
       group->boards().pulse().count.fetch_add(1, std::memory_order_seq_cst);
       if (AnySleeping(group->boards())) waker_->Wake(group);
@@ -102,8 +106,7 @@ void PlanLoop::Sleep() {
   if (!PollAll(NowNs())) {
     epoll_event events[16];
     const int timeout = groups_.empty() ? -1 : int(kHeartbeatNs / 1'000'000);
-    const int count = epoll_wait(epoll_.get(), events, 16, timeout);
-    for (int i = 0; i < count; ++i) Drain(events[i].data.fd);
+    epoll_wait(epoll_.get(), events, 16, timeout);
   }
   for (const auto& g : groups_)
     g->boards().plan().sleeping.value.store(0, std::memory_order_relaxed);

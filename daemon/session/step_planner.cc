@@ -16,7 +16,8 @@ uint64_t ProblemDigest(const PlanShape& shape, const PlanOptions& options, LoadV
   Digest digest;
   digest.Add(uint64_t{shape.ranks} << 32 | shape.experts);
   digest.Add(uint64_t{shape.slots} << 32 | shape.domain_size);
-  digest.Add(options.epsilon_ppm);
+  digest.Add(uint64_t{options.epsilon_ppm} << 32 | options.variants);
+  digest.Add(options.work_limit);
   digest.AddBytes(load.tokens, uint64_t{load.ranks} * load.experts * 4);
   return digest.value();
 }
@@ -44,7 +45,13 @@ StepPlanner::Progress StepPlanner::Poll() {
     next_ = gate.value;
   }
   const uint64_t word = boards_.word(next_).value.load(std::memory_order_acquire);
-  if (VerdictWord::Decode(word).next > next_) {  // a rank's deadline was faster
+  const uint64_t decided = VerdictWord::Decode(word).next;
+  if (decided > next_ + 1) {  // no rank can be a ring ahead of us: somebody scribbles
+    LogError("step %d: its verdict word says step %d; the generation is ended", next_, decided - 1);
+    EndGate(boards_.gate());
+    return Progress::kOver;
+  }
+  if (decided == next_ + 1) {  // a rank's deadline was faster
     {
       std::lock_guard lock(mutex_);
       ++counters_.steps_fallback;

@@ -1,5 +1,6 @@
 #include "daemon/session/waker.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "protocol/transport/waiting.h"
@@ -27,7 +28,8 @@ void Waker::Stop() {
 
 void Waker::Wake(std::shared_ptr<Group> group) {
   std::lock_guard lock(mutex_);
-  waiting_.push_back(std::move(group));
+  if (std::find(waiting_.begin(), waiting_.end(), group) == waiting_.end())
+    waiting_.push_back(std::move(group));
   changed_.notify_one();
 }
 

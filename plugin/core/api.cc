@@ -42,6 +42,12 @@ ultraep_status Guard(const char* call, Body body) {
 
 Result Null(const char* argument) { return Invalid(std::string(argument) + " is NULL"); }
 
+Result Check(const ultraep_plan* plan) {
+  if (!plan) return Null("plan");
+  if (plan->forked()) return Invalid("this plan belongs to the parent process");
+  return ultraep::Ok();
+}
+
 uint64_t Timeout(int64_t timeout_ns, uint64_t otherwise) {
   return timeout_ns < 0 ? otherwise : uint64_t(timeout_ns);
 }
@@ -105,8 +111,7 @@ ultraep_status ultraep_client_state(ultraep_client* client, ultraep_client_info*
   return Guard("ultraep_client_state", [&]() -> Result {
     if (!client) return Null("client");
     if (!info) return Null("info");
-    client->State(info);
-    return ultraep::Ok();
+    return client->State(info);
   });
 }
 
@@ -139,7 +144,7 @@ void ultraep_plan_free(ultraep_plan* plan) {
 
 ultraep_status ultraep_plan_get_info(const ultraep_plan* plan, ultraep_plan_info* info) {
   return Guard("ultraep_plan_get_info", [&]() -> Result {
-    if (!plan) return Null("plan");
+    if (Result wrong = Check(plan); !wrong.ok()) return wrong;
     if (!info) return Null("info");
     *info = plan->Info();
     return ultraep::Ok();
@@ -149,7 +154,7 @@ ultraep_status ultraep_plan_get_info(const ultraep_plan* plan, ultraep_plan_info
 ultraep_status ultraep_plan_get_replicas(const ultraep_plan* plan, ultraep_replica* replicas,
                                          uint32_t capacity) {
   return Guard("ultraep_plan_get_replicas", [&]() -> Result {
-    if (!plan) return Null("plan");
+    if (Result wrong = Check(plan); !wrong.ok()) return wrong;
     if (!replicas && capacity) return Null("replicas");
     return plan->Replicas(replicas, capacity);
   });
@@ -158,7 +163,7 @@ ultraep_status ultraep_plan_get_replicas(const ultraep_plan* plan, ultraep_repli
 ultraep_status ultraep_route(const ultraep_plan* plan, const int32_t* ids, uint64_t tokens,
                              uint32_t top_k, int32_t* physical_ids) {
   return Guard("ultraep_route", [&]() -> Result {
-    if (!plan) return Null("plan");
+    if (Result wrong = Check(plan); !wrong.ok()) return wrong;
     if (!ids && tokens) return Null("ids");
     if (!physical_ids && tokens) return Null("physical_ids");
     return plan->Route(ids, tokens, top_k, physical_ids);
@@ -168,14 +173,14 @@ ultraep_status ultraep_route(const ultraep_plan* plan, const int32_t* ids, uint6
 ultraep_status ultraep_stream_weights(ultraep_plan* plan, uint32_t slot_set,
                                       const void* const* main_weights) {
   return Guard("ultraep_stream_weights", [&]() -> Result {
-    if (!plan) return Null("plan");
+    if (Result wrong = Check(plan); !wrong.ok()) return wrong;
     return plan->Stream(slot_set, main_weights);
   });
 }
 
 ultraep_status ultraep_await_weights(ultraep_plan* plan, int64_t timeout_ns) {
   return Guard("ultraep_await_weights", [&]() -> Result {
-    if (!plan) return Null("plan");
+    if (Result wrong = Check(plan); !wrong.ok()) return wrong;
     return plan->AwaitWeights(Timeout(timeout_ns, plan->step_timeout_ns()));
   });
 }
@@ -183,7 +188,7 @@ ultraep_status ultraep_await_weights(ultraep_plan* plan, int64_t timeout_ns) {
 ultraep_status ultraep_plan_get_slot(const ultraep_plan* plan, uint32_t slot, uint32_t* expert,
                                      const void** shards) {
   return Guard("ultraep_plan_get_slot", [&]() -> Result {
-    if (!plan) return Null("plan");
+    if (Result wrong = Check(plan); !wrong.ok()) return wrong;
     if (!expert) return Null("expert");
     if (!shards) return Null("shards");
     return plan->Slot(slot, expert, shards);
@@ -192,7 +197,7 @@ ultraep_status ultraep_plan_get_slot(const ultraep_plan* plan, uint32_t slot, ui
 
 ultraep_status ultraep_release(ultraep_plan* plan, int64_t timeout_ns) {
   return Guard("ultraep_release", [&]() -> Result {
-    if (!plan) return Null("plan");
+    if (Result wrong = Check(plan); !wrong.ok()) return wrong;
     return plan->Release(Timeout(timeout_ns, plan->step_timeout_ns()));
   });
 }
@@ -200,7 +205,7 @@ ultraep_status ultraep_release(ultraep_plan* plan, int64_t timeout_ns) {
 ultraep_status ultraep_plan_get_stream_stats(const ultraep_plan* plan,
                                              ultraep_stream_stats* stats) {
   return Guard("ultraep_plan_get_stream_stats", [&]() -> Result {
-    if (!plan) return Null("plan");
+    if (Result wrong = Check(plan); !wrong.ok()) return wrong;
     if (!stats) return Null("stats");
     return plan->Stats(stats);
   });

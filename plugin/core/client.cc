@@ -1,11 +1,9 @@
 #include "plugin/core/client.h"
 
-#include <pthread.h>
-
-#include <atomic>
 #include <cstring>
 #include <utility>
 
+#include "plugin/core/forks.h"
 #include "plugin/core/plan_handle.h"
 
 using namespace ultraep;
@@ -13,14 +11,6 @@ using namespace ultraep;
 namespace {
 
 constexpr uint64_t kDefaultStepTimeoutNs = 600'000'000'000;
-
-std::atomic<int> fork_count{0};
-
-int WatchForks() {
-  static const int once =
-      pthread_atfork(nullptr, nullptr, [] { fork_count.fetch_add(1, std::memory_order_relaxed); });
-  return once + fork_count.load(std::memory_order_relaxed);
-}
 
 // 2 ms suits a planner with a CPU of its own; with fewer CPUs than threads that want one, a wait
 // for the scheduler is no sign of a stuck daemon.
@@ -50,13 +40,13 @@ GroupConfig WireConfig(const ultraep_group_config& c) {
 }  // namespace
 
 ultraep_client::ultraep_client(const std::string& socket_path)
-    : forks_(WatchForks()), link_(socket_path) {}
+    : forks_(ForkCount()), link_(socket_path) {}
 
 ultraep_client::~ultraep_client() {
   if (!left_) Leave();
 }
 
-bool ultraep_client::forked() const { return fork_count.load(std::memory_order_relaxed) != forks_; }
+bool ultraep_client::forked() const { return ForkCount() != forks_; }
 
 Result ultraep_client::CheckUsable() const {
   if (forked())
@@ -107,11 +97,13 @@ Result ultraep_client::Join(const ultraep_group_config& config, int64_t timeout_
   }
 }
 
-void ultraep_client::State(ultraep_client_info* info) const {
+Result ultraep_client::State(ultraep_client_info* info) const {
+  if (forked()) return CheckUsable();
   std::string text;
   *info = {};
   info->phase = link_.Phase(&text, &info->generation);
   SetText(info->text, text);
+  return Ok();
 }
 
 Result ultraep_client::Submit(uint64_t sequence, uint32_t layer, uint32_t microbatch,
@@ -127,7 +119,17 @@ Result ultraep_client::Await(uint64_t sequence, int64_t timeout_ns, ultraep_plan
   const uint64_t limit =
       timeout_ns < 0 ? DeadlineAfter(step_timeout_ns_, 10 * kHeartbeatNs) : uint64_t(timeout_ns);
   Result result = steps_->Await(sequence, limit, &step);
-  if (result.ok()) *plan = new ultraep_plan(std::move(step), rank_);
+  if (!result.ok()) return result;
+  const std::shared_ptr<Generation> generation = step.generation;
+  try {
+    *plan = new ultraep_plan(std::move(step), rank_);
+  } catch (...) {  // the step is resolved for all, and this rank has no plan to follow
+    if (generation) {
+      FailGate(generation->boards.gate());
+      generation->WakeMembers();
+    }
+    throw;
+  }
   return result;
 }
 

@@ -16,7 +16,7 @@ struct ultraep_client {
   ~ultraep_client();
 
   ultraep::Result Join(const ultraep_group_config& config, int64_t timeout_ns);
-  void State(ultraep_client_info* info) const;
+  ultraep::Result State(ultraep_client_info* info) const;
   ultraep::Result Submit(uint64_t sequence, uint32_t layer, uint32_t microbatch,
                          const uint32_t* row, uint32_t experts);
   ultraep::Result Await(uint64_t sequence, int64_t timeout_ns, ultraep_plan** plan);

@@ -17,31 +17,44 @@ Generation::~Generation() {
   streamer.reset();  // its thread uses the mappings
 }
 
-std::string Generation::Map(std::vector<Descriptor> descriptors) {
+std::string Generation::Add(uint32_t index, Descriptor descriptor) {
   const uint32_t ranks = layout.config.ranks;
-  if (descriptors.size() != SegmentCount(ranks))
-    return "the daemon sent " + std::to_string(descriptors.size()) + " descriptors, expected " +
-           std::to_string(SegmentCount(ranks));
-  doorbell = std::move(descriptors[0]);
-  size_t next = 1;
-  std::string wrong;
-  auto map = [&](SegmentKind kind, uint32_t member, bool writable) -> unsigned char* {
-    const SegmentHeader expected = layout.Header(kind, member, id);
-    const int fd = descriptors[next++].get();
-    Mapping mapping;
-    if (wrong.empty()) wrong = CheckDescriptor(fd, expected.bytes);
-    if (wrong.empty()) wrong = mapping.Map(fd, expected.bytes, writable);
-    if (wrong.empty()) wrong = CheckHeader(mapping.base(), expected);
-    mappings_.push_back(std::move(mapping));
-    return mappings_.back().base();
-  };
-  boards.plan_base = map(SegmentKind::kPlanBoard, 0, false);
-  boards.verdict_base = map(SegmentKind::kVerdictBoard, 0, true);
-  for (uint32_t r = 0; r < ranks; ++r)
-    boards.rank_base.push_back(map(SegmentKind::kRankBoard, r, r == rank));
-  for (uint32_t r = 0; r < ranks; ++r)
-    boards.slot_base.push_back(map(SegmentKind::kSlots, r, true));
-  return wrong;
+  if (index == 0) {
+    doorbell = std::move(descriptor);
+    return "";
+  }
+  SegmentKind kind = SegmentKind::kPlanBoard;
+  uint32_t member = 0;
+  if (index == 2) kind = SegmentKind::kVerdictBoard;
+  if (index >= 3) {
+    kind = index < 3 + ranks ? SegmentKind::kRankBoard : SegmentKind::kSlots;
+    member = (index - 3) % ranks;
+  }
+  const bool writable = kind == SegmentKind::kVerdictBoard || kind == SegmentKind::kSlots ||
+                        (kind == SegmentKind::kRankBoard && member == rank);
+  const SegmentHeader expected = layout.Header(kind, member, id);
+  Mapping mapping;
+  std::string wrong = CheckDescriptor(descriptor.get(), expected.bytes);
+  if (wrong.empty()) wrong = mapping.Map(descriptor.get(), expected.bytes, writable);
+  if (wrong.empty()) wrong = CheckHeader(mapping.base(), expected);
+  if (!wrong.empty()) return wrong;
+  mappings_.push_back(std::move(mapping));
+  unsigned char* base = mappings_.back().base();
+  switch (kind) {
+    case SegmentKind::kPlanBoard:
+      boards.plan_base = base;
+      break;
+    case SegmentKind::kVerdictBoard:
+      boards.verdict_base = base;
+      break;
+    case SegmentKind::kRankBoard:
+      boards.rank_base.push_back(base);
+      break;
+    case SegmentKind::kSlots:
+      boards.slot_base.push_back(base);
+      break;
+  }
+  return "";
 }
 
 void Generation::RingDoorbell() const {

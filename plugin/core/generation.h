@@ -27,9 +27,9 @@ struct Generation {
   Generation(const GroupConfig& config, uint32_t own_rank, uint64_t number);
   ~Generation();
 
-  // Takes the descriptors in the order of protocol/message.h (doorbell first), checks and maps
-  // them. Empty on success.
-  std::string Map(std::vector<Descriptor> descriptors);
+  // Takes descriptor `index` in the order of protocol/message.h (doorbell first), checks and maps
+  // it. Empty on success.
+  std::string Add(uint32_t index, Descriptor descriptor);
 
   // Raises the pulse of the verdict board and wakes whoever sleeps on it.
   void WakeMembers() const { PulseAndWake(boards.pulse()); }

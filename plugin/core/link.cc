@@ -1,7 +1,6 @@
 #include "plugin/core/link.h"
 
 #include <poll.h>
-#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/un.h>
 
@@ -10,8 +9,10 @@
 #include <chrono>
 #include <cstring>
 #include <random>
+#include <system_error>
 #include <utility>
 
+#include "plugin/core/quiet_thread.h"
 #include "plugin/core/streamer.h"
 
 namespace ultraep {
@@ -19,13 +20,12 @@ namespace {
 
 // Full-jitter back-off while the daemon is absent: quick at first, never a stampede.
 constexpr uint64_t kFirstPauseNs = 10'000'000, kLongestPauseNs = 1'000'000'000;
-// A daemon that accepts but does not answer is as good as absent.
-constexpr uint64_t kAnswerNs = 10'000'000'000;
-
 }  // namespace
 
 Link::Link(std::string socket_path)
-    : socket_path_(std::move(socket_path)), stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+    : socket_path_(std::move(socket_path)), stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  if (!stop_) throw std::system_error(errno, std::generic_category(), "eventfd");
+}
 
 Link::~Link() { Leave(); }
 
@@ -34,7 +34,7 @@ void Link::Join(const ultraep::Join& request, const RankClocks& clocks, Steps* s
   clocks_ = clocks;
   steps_ = steps;
   Say(ULTRAEP_DETACHED, "looking for the daemon at " + socket_path_);
-  thread_ = std::thread([this] { Run(); });
+  thread_ = StartQuietThread("ultraep-link", [this] { Run(); });
 }
 
 void Link::Say(ultraep_phase phase, std::string text) {
@@ -80,17 +80,16 @@ void Link::Leave() {
     leaving_ = true;
   }
   const uint64_t one = 1;
-  if (write(stop_.get(), &one, sizeof one) < 0) return;
+  if (write(stop_.get(), &one, sizeof one) != sizeof one) return;  // cannot be: counts to 2^64
   if (thread_.joinable()) thread_.join();
 }
 
 bool Link::Pause(uint64_t ns) {
   pollfd wait{stop_.get(), POLLIN, 0};
-  return poll(&wait, 1, int(ns / 1'000'000)) == 0;
+  return poll(&wait, 1, int(ns / 1'000'000)) <= 0;
 }
 
 void Link::Run() {
-  pthread_setname_np(pthread_self(), "ultraep-link");
   std::minstd_rand jitter(std::random_device{}());
   uint64_t pause = kFirstPauseNs;
   while (Attach() == Attempt::kRetry) {
@@ -102,7 +101,7 @@ void Link::Run() {
 }
 
 bool Link::Connect() {
-  socket_ = Descriptor(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  socket_ = Descriptor(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::memcpy(address.sun_path, socket_path_.c_str(), socket_path_.size());
@@ -112,13 +111,29 @@ bool Link::Connect() {
   return false;
 }
 
+// As long as the daemon takes: it may be zeroing many GiB for the group. A dead one closes the
+// connection.
 bool Link::Await(Packet* packet) {
   pollfd wait[2] = {{socket_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
-  if (poll(wait, 2, int(kAnswerNs / 1'000'000)) <= 0 || wait[1].revents) return false;
-  if (ReceivePacket(socket_.get(), 0, packet) != Receive::kPacket) return false;
-  std::string wrong = CheckHead(packet->bytes, packet->size);
+  while (poll(wait, 2, -1) < 0)
+    if (errno != EINTR) return false;
+  if (wait[1].revents) return false;
+  const Receive got = ReceivePacket(socket_.get(), MSG_DONTWAIT, packet);
+  std::string wrong;
+  if (got == Receive::kDescriptorsLost)
+    wrong = "out of file descriptors while joining: raise RLIMIT_NOFILE by " +
+            std::to_string(kDescriptorsPerMessage);
+  else if (got != Receive::kPacket)
+    return false;
+  if (wrong.empty()) wrong = CheckHead(packet->bytes, packet->size);
   Refused refused;
-  if (wrong.empty() && As(packet->bytes, packet->size, &refused)) wrong = GetText(refused.text);
+  if (wrong.empty() && As(packet->bytes, packet->size, &refused)) {
+    wrong = GetText(refused.text);
+    if (refused.retry) {
+      Say(ULTRAEP_DETACHED, "refused for now: " + wrong);
+      return false;
+    }
+  }
   if (wrong.empty()) return true;
   Say(ULTRAEP_REFUSED_JOIN, wrong);
   return false;
@@ -148,19 +163,19 @@ bool Link::ReceiveGeneration() {
   Packet packet;
   Joined joined;
   if (!Await(&packet) || !As(packet.bytes, packet.size, &joined)) return false;
-  std::vector<Descriptor> descriptors;
-  while (descriptors.size() < joined.segments) {
-    Segments part;
-    if (!Await(&packet) || !As(packet.bytes, packet.size, &part)) return false;
-    if (part.first != descriptors.size() || part.count != packet.descriptors.size() || !part.count)
-      return false;
-    for (Descriptor& d : packet.descriptors) descriptors.push_back(std::move(d));
-  }
   auto generation = std::make_shared<Generation>(request_.config, request_.rank, joined.generation);
   generation->clocks = clocks_;
-  if (std::string wrong = generation->Map(std::move(descriptors)); !wrong.empty()) {
-    Say(ULTRAEP_REFUSED_JOIN, "cannot use the daemon's memory: " + wrong);
-    return false;
+  uint32_t taken = 0;
+  while (taken < SegmentCount(request_.config.ranks)) {
+    Segments part;
+    if (!Await(&packet) || !As(packet.bytes, packet.size, &part)) return false;
+    if (part.first != taken || part.count != packet.descriptors.size() || !part.count) return false;
+    for (Descriptor& d : packet.descriptors) {
+      std::string wrong = generation->Add(taken++, std::move(d));
+      if (wrong.empty()) continue;
+      Say(ULTRAEP_REFUSED_JOIN, "cannot use the daemon's memory: " + wrong);
+      return false;
+    }
   }
   generation->streamer = std::make_unique<Streamer>(generation.get());
   steps_->Adopt(generation);
@@ -196,7 +211,9 @@ void Link::Watch() {
   // Rule 0: who knows the daemon gone ends the generation before anything else.
   EndGate(g.boards.gate());
   g.WakeMembers();
-  Say(ULTRAEP_OVER, "the daemon is gone: steps are not balanced any more");
+  const bool failed = LoadGate(g.boards.gate()).state == GateState::kFailed;
+  Say(ULTRAEP_OVER, failed ? "a rank could not follow a plan: the group has failed"
+                           : "the daemon is gone: steps are not balanced any more");
 }
 
 }  // namespace ultraep

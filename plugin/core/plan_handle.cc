@@ -4,17 +4,34 @@
 #include <string>
 #include <utility>
 
+#include "plugin/core/forks.h"
+
 using namespace ultraep;
 
 ultraep_plan::ultraep_plan(ResolvedStep step, uint32_t source)
-    : step_(std::move(step)), source_(source), router_(step_.plan, source, step_.row.data()) {}
+    : forks_(ForkCount()),
+      step_(std::move(step)),
+      source_(source),
+      router_(step_.plan, source, step_.row.data()) {}
 
-// A plan freed without release would stop its group: nobody could store into this rank's slots.
+// A plan freed without release would stop its group: nobody could store into this rank's slots. One
+// that was never streamed already has: its replicas elsewhere wait for this rank's experts.
 ultraep_plan::~ultraep_plan() {
-  if (stream_) Release(step_timeout_ns());
+  if (stream_)
+    Release(step_timeout_ns());
+  else if (Moves())
+    step_.generation->streamer->Abandon(step_.plan);
+}
+
+bool ultraep_plan::forked() const { return ForkCount() != forks_; }
+
+// Do weights travel for this plan?
+bool ultraep_plan::Moves() const {
+  return !step_.plan.replicas.empty() && step_.generation->layout.config.shard_count > 0;
 }
 
 void ultraep_plan::Free() {
+  if (forked()) return;  // the parent's to release
   if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
 }
 
@@ -65,19 +82,18 @@ Result ultraep_plan::Route(const int32_t* ids, uint64_t tokens, uint32_t top_k,
 }
 
 Result ultraep_plan::Stream(uint32_t slot_set, const void* const* mains) {
-  if (step_.plan.replicas.empty()) return Ok();
+  if (!Moves()) return Ok();
   Generation& g = *step_.generation;
-  if (g.layout.config.shard_count == 0) return Ok();  // plan only
   for (uint64_t i = 0;
        i < uint64_t{step_.plan.shape.experts_per_rank()} * g.layout.config.shard_count; ++i)
     if (!mains || !mains[i]) return Invalid("main_weights[" + std::to_string(i) + "] is NULL");
   std::lock_guard lock(mutex_);
   if (stream_) return Invalid("the plan's weights are streamed already");
-  return g.streamer->Start(step_.plan.shape, step_.plan.replicas, slot_set, mains, &stream_);
+  return g.streamer->Start(step_.plan, slot_set, mains, &stream_);
 }
 
 Result ultraep_plan::AwaitWeights(uint64_t timeout_ns) {
-  if (step_.plan.replicas.empty() || step_.generation->layout.config.shard_count == 0) return Ok();
+  if (!Moves()) return Ok();
   auto s = stream();
   if (!s) return Invalid("stream the plan's weights first");
   return step_.generation->streamer->AwaitArrival(*s, timeout_ns);
@@ -110,7 +126,8 @@ Result ultraep_plan::Stats(ultraep_stream_stats* stats) const {
   *stats = {};
   auto s = stream();
   if (!s) return Ok();
-  if (!s->released) return Invalid("the plan is not released yet: its sends may still run");
-  *stats = {s->tally.bytes, s->tally.copy_ns, s->tally.wait_ns};
-  return Ok();
+  StreamTally tally;
+  Result result = step_.generation->streamer->Tally(*s, &tally);
+  if (result.ok()) *stats = {tally.bytes, tally.copy_ns, tally.wait_ns};
+  return result;
 }

@@ -30,12 +30,16 @@ struct ultraep_plan {
   ultraep::Result Slot(uint32_t slot, uint32_t* expert, const void** shards) const;
   ultraep::Result Release(uint64_t timeout_ns);
   ultraep::Result Stats(ultraep_stream_stats* stats) const;
+  // A forked child has the handle but not the memory behind it.
+  bool forked() const;
   // For waits without a timeout of their own.
   uint64_t step_timeout_ns() const;
 
  private:
+  bool Moves() const;
   std::shared_ptr<ultraep::Stream> stream() const;
 
+  const int forks_;  // of the process when the plan was made
   std::atomic<int> references_{1};
   const ultraep::ResolvedStep step_;
   const uint32_t source_;

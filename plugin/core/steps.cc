@@ -204,8 +204,13 @@ void Steps::ResolveAll() {
     g->WakeMembers();
   }
   while (has_open_steps()) {
-    ResolvedStep ignored;
-    Await(resolved_, config_.step_timeout_ns, &ignored);
+    ResolvedStep step;
+    Await(resolved_, config_.step_timeout_ns, &step);
+    // Nobody will follow this plan here; whoever waits for this rank's part must learn it (rule 3).
+    if (step.verdict == ULTRAEP_PLAN) {
+      FailGate(step.generation->boards.gate());
+      step.generation->WakeMembers();
+    }
   }
 }
 

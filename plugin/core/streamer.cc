@@ -1,9 +1,9 @@
 #include "plugin/core/streamer.h"
 
-#include <pthread.h>
-
 #include <chrono>
 #include <utility>
+
+#include "plugin/core/quiet_thread.h"
 
 namespace ultraep {
 namespace {
@@ -11,7 +11,7 @@ namespace {
 bool HasFailed(const Boards& boards) { return LoadGate(boards.gate()).state == GateState::kFailed; }
 
 std::string Operation(const StreamOperation& op) {
-  return "operation " + std::to_string(op.number) + " of slot set " + std::to_string(op.set);
+  return "step " + std::to_string(op.number - 1) + " on slot set " + std::to_string(op.set);
 }
 
 }  // namespace
@@ -77,34 +77,45 @@ Streamer::~Streamer() {
   if (thread_.joinable()) thread_.join();
 }
 
-Result Streamer::Start(const PlanShape& shape, const std::vector<Replica>& replicas, uint32_t set,
-                       const void* const* mains, std::shared_ptr<Stream>* out) {
+Result Streamer::Start(const RecordedPlan& plan, uint32_t set, const void* const* mains,
+                       std::shared_ptr<Stream>* out) {
   if (set >= operations_.size())
     return Invalid("slot_set is " + std::to_string(set) + ", the group has " +
                    std::to_string(operations_.size()));
   auto stream = std::make_shared<Stream>();
-  stream->replicas = replicas;
+  stream->replicas = plan.replicas;
   const uint64_t shards = generation_->layout.config.shard_count;
-  stream->mains.assign(mains, mains + shape.experts_per_rank() * shards);
+  stream->mains.assign(mains, mains + plan.shape.experts_per_rank() * shards);
   std::lock_guard lock(mutex_);
+  const uint64_t number = plan.header.sequence + 1;
+  if (number <= last_)
+    return Invalid("step " + std::to_string(plan.header.sequence) +
+                   " cannot be streamed after step " + std::to_string(last_ - 1) +
+                   ": streams go in the order of their steps");
   if (released_[set] != operations_[set])
-    return Invalid("slot set " + std::to_string(set) + " is in use by its operation " +
-                   std::to_string(operations_[set]) +
+    return Invalid("slot set " + std::to_string(set) + " is in use by the plan of step " +
+                   std::to_string(operations_[set] - 1) +
                    ": release it first, or join with more slot_sets for steps that overlap");
-  stream->operation.number = ++operations_[set];
+  // First what may throw, then what cannot be taken back.
+  if (!thread_.joinable()) thread_ = StartQuietThread("ultraep-stream", [this] { Run(); });
+  queue_.push_back(stream);
+  stream->operation.number = number;
+  stream->operation.previous = operations_[set];
   stream->operation.set = set;
-  stream->operation.shape = shape;
+  stream->operation.shape = plan.shape;
   stream->operation.replicas = stream->replicas;
   stream->operation.mains = stream->mains.data();
-  *out = stream;
-  queue_.push_back(std::move(stream));
-  if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
+  operations_[set] = last_ = number;
+  *out = std::move(stream);
   changed_.notify_all();
   return Ok();
 }
 
+void Streamer::Abandon(const RecordedPlan& plan) {
+  Fail("the plan of step " + std::to_string(plan.header.sequence) + " was never streamed");
+}
+
 void Streamer::Run() {
-  pthread_setname_np(pthread_self(), "ultraep-stream");
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [&] { return stopped_ || !queue_.empty(); });
@@ -153,6 +164,10 @@ std::string Streamer::WhatIsMissing(const StreamOperation& op, uint32_t transfer
 
 Result Streamer::AwaitArrival(const Stream& stream, uint64_t timeout_ns) {
   const StreamOperation& op = stream.operation;
+  {
+    std::lock_guard lock(mutex_);
+    if (stream.released) return Invalid("the plan's slots are released already");
+  }
   const Boards& b = generation_->boards;
   SlotBoard& own = b.slots(generation_->rank);
   const uint32_t all = uint32_t(op.replicas.size());
@@ -177,19 +192,37 @@ Result Streamer::AwaitArrival(const Stream& stream, uint64_t timeout_ns) {
 }
 
 Result Streamer::Release(Stream* stream, uint64_t timeout_ns) {
-  std::unique_lock lock(mutex_);
-  if (stream->released) return Ok();
-  const auto limit = std::chrono::nanoseconds(std::min<uint64_t>(timeout_ns, INT64_MAX / 2));
-  if (!changed_.wait_for(lock, limit, [&] { return stream->sent; }))
-    return Timeout("own sends of " + Operation(stream->operation) + " are not done");
-  stream->released = true;
-  if (!stream->failure.empty()) return Failed(stream->failure);
   const StreamOperation& op = stream->operation;
+  const uint64_t start = NowNs();
+  {
+    std::unique_lock lock(mutex_);
+    if (stream->released) return Ok();
+    const auto limit = std::chrono::nanoseconds(std::min<uint64_t>(timeout_ns, INT64_MAX / 2));
+    if (!changed_.wait_for(lock, limit, [&] { return stream->sent; }))
+      return Timeout("own sends of " + Operation(op) + " are not done");
+    if (!stream->failure.empty()) {
+      stream->released = true;
+      return Failed(stream->failure);
+    }
+  }
+  const uint64_t spent = NowNs() - start;
+  Result arrived = AwaitArrival(*stream, timeout_ns - std::min(spent, timeout_ns));
+  if (arrived.status == ULTRAEP_TIMEOUT) return arrived;
+  std::lock_guard lock(mutex_);
+  stream->released = true;
+  if (!arrived.ok()) return arrived;
   released_[op.set] = op.number;
   RankBoard& own = generation_->boards.rank(generation_->rank);
   // Everything this rank read from the set and sent for the operation happened before.
   own.released[op.set].value.store(op.number, std::memory_order_release);
   PulseAndWake(own.release_pulse);
+  return Ok();
+}
+
+Result Streamer::Tally(const Stream& stream, StreamTally* tally) {
+  std::lock_guard lock(mutex_);
+  if (!stream.released) return Invalid("the plan is not released yet: its sends may still run");
+  *tally = stream.tally;
   return Ok();
 }
 

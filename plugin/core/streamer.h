@@ -14,6 +14,7 @@
 #include "kernels/stream_weights.h"
 #include "plugin/core/generation.h"
 #include "plugin/core/result.h"
+#include "protocol/plan_record.h"
 
 namespace ultraep {
 
@@ -23,9 +24,10 @@ struct Stream {
   std::vector<Replica> replicas;
   std::vector<const void*> mains;
   StreamTally tally;
-  bool sent = false;      // guarded by the streamer's mutex, as is the next
-  std::string failure;    // why the sends stopped
-  bool released = false;  // the caller's
+  // Guarded by the streamer's mutex:
+  bool sent = false;
+  std::string failure;  // why the sends stopped
+  bool released = false;
 };
 
 class Streamer {
@@ -33,14 +35,19 @@ class Streamer {
   explicit Streamer(Generation* generation);
   ~Streamer();
 
-  // Numbers the operation and queues its sends. Refuses a slot set whose last operation is not
-  // released.
-  Result Start(const PlanShape& shape, const std::vector<Replica>& replicas, uint32_t set,
-               const void* const* mains, std::shared_ptr<Stream>* stream);
+  // Queues the sends of the plan of step `sequence`. Streams go in the order of their steps, on
+  // every rank; refuses a slot set whose last operation is not released.
+  Result Start(const RecordedPlan& plan, uint32_t set, const void* const* mains,
+               std::shared_ptr<Stream>* stream);
   // Until this rank's slots are complete.
   Result AwaitArrival(const Stream& stream, uint64_t timeout_ns);
-  // Until this rank's own sends are done; then publishes `released`.
+  // Until this rank's own sends are done and its own slots are complete: a transfer that is still
+  // under way would land in the next operation. Then publishes `released`.
   Result Release(Stream* stream, uint64_t timeout_ns);
+  // A plan that this rank will not stream: it cannot follow (rule 3).
+  void Abandon(const RecordedPlan& plan);
+  // Once released: what this rank sent.
+  Result Tally(const Stream& stream, StreamTally* tally);
 
  private:
   class Waits;
@@ -54,6 +61,7 @@ class Streamer {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Stream>> queue_;
+  uint64_t last_ = 0;                 // number of the last operation started on any slot set
   std::vector<uint64_t> operations_;  // [slot set]: number of the last one started
   std::vector<uint64_t> released_;    // [slot set]: number of the last one released here
   std::atomic<bool> stopped_{false};

@@ -46,17 +46,23 @@ struct Packet {
   std::vector<Descriptor> descriptors;
 };
 
-enum class Receive { kPacket, kNothingYet, kClosed, kTooLong };
+enum class Receive { kPacket, kNothingYet, kClosed, kTooLong, kDescriptorsLost };
+// A side that expects no descriptors must not take any: closing a stranger's may block.
+enum class Descriptors { kTake, kRefuse };
 
 // Receives one packet; received descriptors are close-on-exec. `flags`: MSG_DONTWAIT or 0.
-inline Receive ReceivePacket(int socket, int flags, Packet* packet) {
+// kDescriptorsLost: some came that were not wanted, or this process may not open more.
+inline Receive ReceivePacket(int socket, int flags, Packet* packet,
+                             Descriptors descriptors = Descriptors::kTake) {
   alignas(cmsghdr) unsigned char control[CMSG_SPACE(sizeof(int) * kDescriptorsPerMessage)];
   iovec part{packet->bytes, sizeof packet->bytes};
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
+  if (descriptors == Descriptors::kTake) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+  }
   ssize_t got;
   do {
     got = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
@@ -75,7 +81,8 @@ inline Receive ReceivePacket(int socket, int flags, Packet* packet) {
   }
   packet->size = size_t(got);
   if (got == 0) return Receive::kClosed;
-  if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) return Receive::kTooLong;
+  if (message.msg_flags & MSG_TRUNC) return Receive::kTooLong;
+  if (message.msg_flags & MSG_CTRUNC) return Receive::kDescriptorsLost;
   return Receive::kPacket;
 }
 

@@ -1,5 +1,6 @@
 // Attach, join, status and every refusal, over a real socket with a real daemon.
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -9,6 +10,7 @@
 #include <thread>
 
 #include "plugin/api/ultraep.h"
+#include "protocol/transport/mapping.h"
 #include "protocol/transport/seqpacket.h"
 #include "protocol/transport/waiting.h"
 #include "tests/support/random.h"
@@ -66,6 +68,10 @@ class AttachTest : public testing::Test {
         << ultraep_last_error();
     ultraep_plan_info info{};
     EXPECT_EQ(ultraep_plan_get_info(plan, &info), ULTRAEP_OK);
+    static const unsigned char weights[4096] = {};
+    const void* mains[2] = {weights, weights};
+    EXPECT_EQ(ultraep_stream_weights(plan, 0, mains), ULTRAEP_OK) << ultraep_last_error();
+    EXPECT_EQ(ultraep_release(plan, 10 * kSecond), ULTRAEP_OK) << ultraep_last_error();
     ultraep_plan_free(plan);
     return info.verdict;
   }
@@ -353,21 +359,115 @@ TEST_F(AttachTest, ConnectionsAboveTheLimitAreTurnedAwayAndMembersStay) {
   FAIL() << ultraep_last_error();
 }
 
+TEST_F(AttachTest, ARankThatBreaksOffBeforeItIsReadyMayTryAgain) {
+  TestDaemon daemon(socket_);
+  auto config = Config(0);
+  ASSERT_EQ(ultraep_join(Attach(), &config, kSecond / 20), ULTRAEP_TIMEOUT);
+  {
+    Descriptor half = Connect();
+    Join join;
+    SetText(join.config.name, "group");
+    join.config.ranks = 2;
+    join.config.experts = 4;
+    join.config.slots = join.config.layers = join.config.slot_sets = join.config.shard_count = 1;
+    join.config.window = 2;
+    join.config.shard_bytes[0] = 4096;
+    join.config.step_timeout_ns = uint64_t(20 * kSecond);
+    join.rank = 1;
+    ASSERT_TRUE(SendMessage(half.get(), Hello()));
+    ASSERT_TRUE(SendMessage(half.get(), join));
+    Packet packet;
+    Joined joined;
+    ASSERT_EQ(ReceivePacket(half.get(), 0, &packet), Receive::kPacket);  // Welcome
+    ASSERT_EQ(ReceivePacket(half.get(), 0, &packet), Receive::kPacket);
+    ASSERT_TRUE(As(packet.bytes, packet.size, &joined));
+  }
+  config = Config(1);
+  for (int i = 0; i < 100; ++i) {  // the daemon notices in its own time
+    if (ultraep_join(Attach(), &config, 10 * kSecond) == ULTRAEP_OK) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  FAIL() << ultraep_last_error();
+}
+
+TEST_F(AttachTest, TheDaemonTakesNoDescriptorsFromItsClients) {
+  TestDaemon daemon(socket_);
+  Descriptor fd = Connect();
+  const int mine = fd.get();
+  ASSERT_TRUE(SendMessage(fd.get(), Hello(), &mine, 1));
+  EXPECT_EQ(RefusalOf(fd), "the daemon takes no file descriptors");
+}
+
+TEST_F(AttachTest, TheDaemonsSegmentsAreSealedAndOthersAreRefused) {
+  TestDaemon daemon(socket_);
+  Descriptor fd = Connect();
+  ASSERT_TRUE(SendMessage(fd.get(), Hello()));
+  Join join;
+  SetText(join.config.name, "seals");
+  join.config.ranks = join.config.experts = join.config.slots = join.config.layers = 1;
+  join.config.window = join.config.slot_sets = 1;
+  join.config.step_timeout_ns = 1'000'000'000;
+  ASSERT_TRUE(SendMessage(fd.get(), join));
+  Packet packet;
+  Segments segments;
+  do {
+    ASSERT_EQ(ReceivePacket(fd.get(), 0, &packet), Receive::kPacket);
+  } while (!As(packet.bytes, packet.size, &segments));
+  const GroupLayout layout(join.config);
+  ASSERT_EQ(packet.descriptors.size(), SegmentCount(1));
+  const int plan_board = packet.descriptors[1].get();
+  EXPECT_EQ(CheckDescriptor(plan_board, layout.plan_board_bytes), "");
+  EXPECT_NE(CheckDescriptor(plan_board, layout.plan_board_bytes + 1), "");
+  Mapping mapping;
+  EXPECT_NE(mapping.Map(plan_board, layout.plan_board_bytes, true), "")
+      << "only the daemon writes plans";
+  EXPECT_EQ(mapping.Map(plan_board, layout.plan_board_bytes, false), "");
+  EXPECT_NE(ftruncate(packet.descriptors[2].get(), 0), 0) << "shrinking would be a SIGBUS";
+  Descriptor loose(memfd_create("loose", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(loose.get(), 4096), 0);
+  EXPECT_EQ(CheckDescriptor(loose.get(), 4096),
+            "segment is not sealed against shrinking and growing");
+}
+
+TEST_F(AttachTest, ASignalForTheFrameworkDoesNotStopTheLink) {
+  struct sigaction action {};
+  action.sa_handler = [](int) {};
+  sigaction(SIGUSR1, &action, nullptr);
+  auto* a = Attach();
+  auto config = Config(0, 1);
+  ASSERT_EQ(ultraep_join(a, &config, 0), ULTRAEP_OK);
+  for (int i = 0; i < 50; ++i) {
+    kill(getpid(), SIGUSR1);
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  TestDaemon daemon(socket_);
+  EXPECT_EQ(AwaitPhase(a, ULTRAEP_OPEN), ULTRAEP_OPEN) << text_;
+}
+
 TEST_F(AttachTest, AForkedChildCannotUseItsParentsClient) {
   TestDaemon daemon(socket_);
   auto* a = Attach();
   auto config = Config(0);
   ASSERT_EQ(ultraep_join(a, &config, kSecond / 20), ULTRAEP_TIMEOUT);
+  const uint32_t first_row[4] = {};
+  ASSERT_EQ(ultraep_submit_load(a, 0, 0, 0, first_row, 4), ULTRAEP_OK);
+  ultraep_plan* plan = nullptr;
+  ASSERT_EQ(ultraep_await_verdict(a, 0, -1, &plan), ULTRAEP_OK);
   const pid_t child = fork();
   if (child == 0) {
     const uint32_t row[4] = {};
-    const bool refused = ultraep_submit_load(a, 0, 0, 0, row, 4) == ULTRAEP_INVALID;
+    ultraep_client_info info;
+    const bool refused = ultraep_submit_load(a, 0, 0, 0, row, 4) == ULTRAEP_INVALID &&
+                         ultraep_client_state(a, &info) == ULTRAEP_INVALID &&
+                         ultraep_route(plan, nullptr, 0, 1, nullptr) == ULTRAEP_INVALID;
+    ultraep_plan_free(plan);
     ultraep_detach(a);
     _exit(refused ? 0 : 1);
   }
   int status = 0;
   ASSERT_EQ(waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
+  ultraep_plan_free(plan);
   config = Config(1);
   EXPECT_EQ(ultraep_join(Attach(), &config, 10 * kSecond), ULTRAEP_OK)
       << "the parent's membership is untouched: " << ultraep_last_error();

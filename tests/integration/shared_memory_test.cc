@@ -80,7 +80,7 @@ class SharedMemoryTest : public testing::Test {
     const GroupConfig& config = group.layout().config;
     std::shared_ptr<Stream> stream;
     Streamer& streamer = *generation.streamer;
-    ASSERT_TRUE(streamer.Start(step.plan.shape, step.plan.replicas, 0, mains.data(), &stream).ok());
+    ASSERT_TRUE(streamer.Start(step.plan, 0, mains.data(), &stream).ok());
     Result arrived = streamer.AwaitArrival(*stream, 30 * kSecond);
     ASSERT_TRUE(arrived.ok()) << arrived.text;
     for (const Replica& r : step.plan.replicas) {

@@ -52,10 +52,11 @@ struct Histogram {
   // The smallest value that at least `share` of all values do not exceed; 0 when empty.
   double Percentile(double share) const {
     const auto wanted = static_cast<uint64_t>(share * static_cast<double>(count) + 0.999999);
+    if (wanted >= count) return static_cast<double>(max);
     uint64_t seen = 0;
     for (uint64_t b = 0; b < kBuckets; ++b) {
       seen += buckets[b];
-      if (seen >= wanted && seen > 0) return std::min(MiddleOf(b), static_cast<double>(max));
+      if (seen >= wanted && seen > 0) return MiddleOf(b);
     }
     return 0;
   }

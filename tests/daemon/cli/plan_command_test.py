@@ -234,7 +234,8 @@ class PlanCommand(unittest.TestCase):
         for shape, texts in [((4, 10), ["10 experts", "4 ranks"]), ((8,), ["1 dimensions", "(8)"]),
                              ((1, 1, 2, 2), ["4 dimensions"]), ((), ["0 dimensions"]),
                              ((0, 4), ["dimension 0", "empty"]), ((4, 0), ["dimension 1", "empty"]),
-                             ((0, 2, 4), ["dimension 0", "empty"]), ((4, 2), ["2 experts", "4 ranks"]),
+                             ((0, 2, 4), ["dimension 0", "empty"]),
+                             ((4, 2), ["2 experts", "4 ranks"]),
                              ((513, 513), ["513 ranks", "512"]),
                              ((1, 4097), ["4097 experts", "4096"])]:
             with self.subTest(shape=shape):
@@ -256,8 +257,9 @@ class PlanCommand(unittest.TestCase):
         with open(self.save(np.ones((2, 4), np.uint32)), "rb") as file:
             good = file.read()
         for data, text in [(b"", "not an npy file"), (b"hello world", "not an npy file"),
-                           (good[:-1], "truncated"), (good[:60], "truncated"), (good[:7], "truncated"),
-                           (good + b"x", "1 bytes more"), (good.replace(b"(2, 4)", b"(2; 4)"), "malformed"),
+                           (good[:-1], "truncated"), (good[:60], "truncated"),
+                           (good[:7], "truncated"), (good + b"x", "1 bytes more"),
+                           (good.replace(b"(2, 4)", b"(2; 4)"), "malformed"),
                            (good[:6] + b"\x09" + good[7:], "version is 9.0"),
                            (good.replace(b"shape", b"shapf"), "shapf")]:
             with self.subTest(text=text, size=len(data)):

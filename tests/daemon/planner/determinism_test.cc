@@ -9,13 +9,14 @@ namespace {
 uint64_t allocations = 0;
 }
 
-void* operator new(size_t bytes) {
+// Not inlined: GCC would see free() on what operator new returned and warn.
+__attribute__((noinline)) void* operator new(size_t bytes) {
   ++allocations;
   if (void* const memory = std::malloc(bytes ? bytes : 1)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+__attribute__((noinline)) void operator delete(void* memory) noexcept { std::free(memory); }
+__attribute__((noinline)) void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace ultraep::test {
 namespace {

@@ -101,6 +101,15 @@ TEST_F(StepPlannerTest, AVerdictThatARankReachedFirstStands) {
   EXPECT_EQ(planner_.next_sequence(), 1u);
 }
 
+// Rank memory is writable by its job: the planner must not follow it into the future.
+TEST_F(StepPlannerTest, AScribbledVerdictWordEndsTheGeneration) {
+  Open();
+  group_.boards().word(0).value.store(VerdictWord{uint64_t{1} << 60, Verdict::kPlan}.Encode());
+  EXPECT_EQ(planner_.Poll(), Progress::kOver);
+  EXPECT_EQ(LoadGate(group_.boards().gate()).state, GateState::kEnded);
+  EXPECT_EQ(planner_.next_sequence(), 0u);
+}
+
 TEST_F(StepPlannerTest, AfterTheEndNothingIsPlannedAnyMore) {
   Open();
   Submit(a_, 0);

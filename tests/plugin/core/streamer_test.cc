@@ -25,9 +25,13 @@ class StreamerTest : public testing::Test {
     }
   }
   std::vector<const void*> Mains(uint32_t r) { return {mains_[r][0].data(), mains_[r][1].data()}; }
-  Result Start(uint32_t r, const std::vector<Replica>& plan) {
-    return generations_[r]->streamer->Start(config_.shape(), plan, 0, Mains(r).data(),
-                                            &streams_[r]);
+  Result Start(uint32_t r, const std::vector<Replica>& replicas, uint64_t sequence = 0,
+               uint32_t set = 0) {
+    RecordedPlan plan;
+    plan.shape = config_.shape();
+    plan.header.sequence = sequence;
+    plan.replicas = replicas;
+    return generations_[r]->streamer->Start(plan, set, Mains(r).data(), &streams_[r]);
   }
   Result Arrived(uint32_t r, uint64_t ms = 10000) {
     return generations_[r]->streamer->AwaitArrival(*streams_[r], ms * kMs);
@@ -79,12 +83,12 @@ TEST_F(StreamerTest, NothingIsStoredBeforeTheDestinationReleasedTheLastOperation
   ASSERT_TRUE(Release(0).ok());
   ASSERT_TRUE(Release(2).ok());
   // Rank 1 still computes; expert 2 shall replace expert 0 in its slot.
-  ASSERT_TRUE(Start(0, {{2, 1, 0, -1, 0, 1}}).ok());
-  ASSERT_TRUE(Start(2, {{2, 1, 0, -1, 0, 1}}).ok());
+  ASSERT_TRUE(Start(0, {{2, 1, 0, -1, 0, 1}}, 1).ok());
+  ASSERT_TRUE(Start(2, {{2, 1, 0, -1, 0, 1}}, 1).ok());
   EXPECT_EQ(Release(2, 50).status, ULTRAEP_TIMEOUT) << "its send must wait";
   EXPECT_TRUE(SlotHolds(1, 0));
   ASSERT_TRUE(Release(1).ok());
-  ASSERT_TRUE(Start(1, {{2, 1, 0, -1, 0, 1}}).ok());
+  ASSERT_TRUE(Start(1, {{2, 1, 0, -1, 0, 1}}, 1).ok());
   ASSERT_TRUE(Arrived(1).ok());
   EXPECT_TRUE(SlotHolds(1, 2));
   EXPECT_TRUE(Release(2).ok());
@@ -94,12 +98,10 @@ TEST_F(StreamerTest, NothingIsStoredBeforeTheDestinationReleasedTheLastOperation
 
 TEST_F(StreamerTest, ASlotSetInUseIsRefusedWithTheFix) {
   ASSERT_TRUE(Start(1, kDirect).ok());
-  Result busy = Start(1, kDirect);
+  Result busy = Start(1, kDirect, 1);
   EXPECT_EQ(busy.status, ULTRAEP_INVALID);
   EXPECT_NE(busy.text.find("more slot_sets"), std::string::npos) << busy.text;
-  Result range =
-      generations_[1]->streamer->Start(config_.shape(), kDirect, 1, Mains(1).data(), &streams_[1]);
-  EXPECT_EQ(range.text, "slot_set is 1, the group has 1");
+  EXPECT_EQ(Start(1, kDirect, 2, 1).text, "slot_set is 1, the group has 1");
 }
 
 TEST_F(StreamerTest, ASenderThatDiedFailsTheReceiverAtOnceAndIsNamed) {
@@ -140,14 +142,47 @@ TEST_F(StreamerTest, ADestinationThatDiedFailsTheSenderAndAFailedGroupIsNeverWri
   ASSERT_TRUE(Arrived(2).ok());
   ASSERT_TRUE(Release(2).ok());
   group_.SetMember(1, MemberState::kGone);
-  ASSERT_TRUE(Start(0, {{0, 1, 0, -1, 0, 1}}).ok());
+  ASSERT_TRUE(Start(0, {{0, 1, 0, -1, 0, 1}}, 1).ok());
   Result failed = Release(0);
   EXPECT_EQ(failed.status, ULTRAEP_FAILED);
   EXPECT_NE(failed.text.find("rank 1 is gone"), std::string::npos) << failed.text;
   EXPECT_EQ(LoadGate(group_.boards().gate()).state, GateState::kFailed);
-  ASSERT_TRUE(Start(2, {{2, 0, 0, -1, 0, 1}}).ok());
+  ASSERT_TRUE(Start(2, {{2, 0, 0, -1, 0, 1}}, 1).ok());
   EXPECT_EQ(Release(2).status, ULTRAEP_FAILED);
   EXPECT_EQ(group_.boards().shard(0, 0, 0, 0)[0], 0) << "rule 7";
+}
+
+// A late transfer of step 0 would otherwise land on top of step 1's weights.
+TEST_F(StreamerTest, SlotsAreNotReleasedWhileATransferIntoThemIsUnderWay) {
+  OpenGate(group_.boards().gate());
+  ASSERT_TRUE(Start(1, {{0, 1, 0, -1, 0, 5}}, 0).ok());
+  EXPECT_EQ(Release(1, 30).status, ULTRAEP_TIMEOUT);
+  ASSERT_TRUE(Start(0, {{0, 1, 0, -1, 0, 5}}, 0).ok());
+  EXPECT_TRUE(Release(1).ok());
+  EXPECT_EQ(group_.boards().rank(1).released[0].value.load(), 1u);
+  EXPECT_EQ(Arrived(1).status, ULTRAEP_INVALID) << "its slots may hold another step by now";
+}
+
+// Rank 1 awaits step 0; rank 2 missed it and already streams step 1 into the same slot.
+TEST_F(StreamerTest, AnotherStepsWeightsAreNeverTakenForThisStepsWhenARankMissedACall) {
+  ASSERT_TRUE(Start(1, {{0, 1, 0, -1, 0, 5}}, 0).ok());
+  ASSERT_TRUE(Start(2, {{2, 1, 0, -1, 0, 5}}, 1).ok());
+  ASSERT_TRUE(generations_[2]->streamer->Release(streams_[2].get(), 10000 * kMs).ok());
+  EXPECT_EQ(Arrived(1, 50).status, ULTRAEP_TIMEOUT);
+}
+
+TEST_F(StreamerTest, StreamsOutOfTheOrderOfTheirStepsAreRefused) {
+  ASSERT_TRUE(Start(0, {{1, 2, 0, -1, 0, 5}}, 4).ok());
+  ASSERT_TRUE(Release(0).ok());
+  EXPECT_EQ(Start(0, {{1, 2, 0, -1, 0, 5}}, 4).text,
+            "step 4 cannot be streamed after step 4: streams go in the order of their steps");
+}
+
+TEST_F(StreamerTest, AnAbandonedPlanFailsTheGroup) {
+  OpenGate(group_.boards().gate());
+  RecordedPlan plan;
+  generations_[1]->streamer->Abandon(plan);
+  EXPECT_EQ(LoadGate(group_.boards().gate()).state, GateState::kFailed);
 }
 
 TEST_F(StreamerTest, AMissingTransferTimesOutNamingTheSender) {
