@@ -75,7 +75,7 @@ class TidyTest(unittest.TestCase):
                           if "build" not in p.relative_to(ROOT).parts)
         for path, name in code_files():
             if path.suffix in (".cc", ".cu", ".c"):
-                self.assertRegex(lists, rf"\b{re.escape(path.name)}", f"{name} is in no target")
+                self.assertTrue(re.search(rf"\b{re.escape(path.name)}", lists), f"{name} is in no target")
 
     def test_every_flag_states_its_unit_or_range(self):
         text = (ROOT / "daemon/options.cc").read_text()

@@ -1,0 +1,276 @@
+// Every refusal, and what hostile or broken clients can do to a daemon: nothing.
+#include <sys/mman.h>
+
+#include "protocol/transport/mapping.h"
+#include "tests/support/attach_fixture.h"
+#include "tests/support/random.h"
+
+namespace ultraep {
+namespace {
+
+using namespace test;
+
+using RefusalTest = AttachTest;
+
+TEST_F(RefusalTest, MembersThatDisagreeAreRefusedWithBothValues) {
+  TestDaemon daemon(socket_);
+  auto config = Config(0);
+  ASSERT_EQ(ultraep_join(Attach(), &config, kSecond / 20), ULTRAEP_TIMEOUT);
+  config = Config(1);
+  config.window = 3;
+  EXPECT_EQ(ultraep_join(Attach(), &config, 10 * kSecond), ULTRAEP_REFUSED);
+  EXPECT_NE(std::string(ultraep_last_error()).find("window is 3 here and 2 in the group"),
+            std::string::npos)
+      << ultraep_last_error();
+  config = Config(1);
+  config.shard_bytes[0] = 8192;
+  EXPECT_EQ(ultraep_join(Attach(), &config, 10 * kSecond), ULTRAEP_REFUSED);
+  config = Config(1);
+  EXPECT_EQ(ultraep_join(Attach(), &config, 10 * kSecond), ULTRAEP_OK)
+      << "a refusal changes nothing: " << ultraep_last_error();
+}
+
+TEST_F(RefusalTest, ARankThatJoinsTwiceIsRefused) {
+  TestDaemon daemon(socket_);
+  auto config = Config(0);
+  ASSERT_EQ(ultraep_join(Attach(), &config, kSecond / 20), ULTRAEP_TIMEOUT);
+  EXPECT_EQ(ultraep_join(Attach(), &config, 10 * kSecond), ULTRAEP_REFUSED);
+  EXPECT_NE(std::string(ultraep_last_error()).find("rank 0 has joined already"), std::string::npos)
+      << ultraep_last_error();
+}
+
+TEST_F(RefusalTest, AnotherNonceIsAnotherGroup) {
+  TestDaemon daemon(socket_);
+  auto config = Config(0);
+  ASSERT_EQ(ultraep_join(Attach(), &config, kSecond / 20), ULTRAEP_TIMEOUT);
+  config.nonce[3] = 1;
+  EXPECT_EQ(ultraep_join(Attach(), &config, kSecond / 20), ULTRAEP_TIMEOUT) << "not refused";
+}
+
+TEST_F(RefusalTest, SizesThatCannotBeAreRefusedBeforeTheDaemonIsAsked) {
+  const struct {
+    void (*change)(ultraep_group_config*);
+    const char* text;
+  } cases[] = {
+      {[](auto* c) { c->experts = 5; }, "experts is 5, must be a multiple of ranks (2)"},
+      {[](auto* c) { c->ranks = 0; }, "ranks is 0, must be 1..512"},
+      {[](auto* c) { c->slots = 33; }, "slots is 33, must be 0..32"},
+      {[](auto* c) { c->window = 0; }, "window is 0, must be 1..64"},
+      {[](auto* c) { c->slot_sets = 9; }, "slot_sets is 9, must be 1..8"},
+      {[](auto* c) { c->rank = 2; }, "rank is 2, must be below ranks (2)"},
+      {[](auto* c) { c->shard_count = 9; }, "shard_count is 9, must be 0..8"},
+      {[](auto* c) { c->shard_bytes[0] = 0; }, "shard_bytes is 0, must be 1.."},
+      {[](auto* c) { c->group_name = ""; }, "group_name must have 1..63 characters"},
+      {[](auto* c) { c->layers = 0; }, "layers is 0, must be at least 1"},
+      {[](auto* c) { c->gradient_bytes = 4; }, "gradient_bytes is 4, must be 0 when serving"},
+      {[](auto* c) { c->domain_size = 3; }, "domain_size is 3, must be 0 or a divisor"},
+      {[](auto* c) { c->struct_size = 7; }, "struct_size is 7"},
+  };
+  auto* client = Attach();
+  for (const auto& wrong : cases) {
+    auto config = Config(0);
+    wrong.change(&config);
+    EXPECT_EQ(ultraep_join(client, &config, 0), ULTRAEP_INVALID);
+    EXPECT_NE(std::string(ultraep_last_error()).find(wrong.text), std::string::npos)
+        << ultraep_last_error();
+  }
+  auto config = Config(0);
+  EXPECT_EQ(ultraep_join(client, &config, 0), ULTRAEP_OK) << "refusals changed nothing";
+}
+
+TEST_F(RefusalTest, AGroupThatDoesNotFitTheMemoryLimitIsRefusedWithBothSizes) {
+  TestDaemon daemon(socket_, 1 << 20);
+  auto config = Config(0);
+  config.shard_bytes[0] = 64 << 20;
+  EXPECT_EQ(ultraep_join(Attach(), &config, 10 * kSecond), ULTRAEP_REFUSED);
+  EXPECT_NE(std::string(ultraep_last_error()).find("--memory_limit_mib"), std::string::npos)
+      << ultraep_last_error();
+}
+
+TEST_F(RefusalTest, AnotherLayoutVersionIsRefusedNamingBoth) {
+  TestDaemon daemon(socket_);
+  Descriptor fd = Connect();
+  Hello hello;
+  hello.head.version = kLayoutVersion + 1;
+  ASSERT_TRUE(SendMessage(fd.get(), hello));
+  const std::string text = RefusalOf(fd);
+  EXPECT_NE(text.find("layout version " + std::to_string(kLayoutVersion + 1) + " there, " +
+                      std::to_string(kLayoutVersion) + " here"),
+            std::string::npos)
+      << text;
+}
+
+TEST_F(RefusalTest, MessagesOfWrongSizeOrderOrTypeAreRefusedAndTheDaemonGoesOn) {
+  TestDaemon daemon(socket_);
+  {
+    Descriptor fd = Connect();
+    ASSERT_TRUE(SendMessage(fd.get(), Join()));
+    EXPECT_EQ(RefusalOf(fd), "the first message must be Hello");
+  }
+  {
+    Descriptor fd = Connect();
+    ASSERT_EQ(send(fd.get(), "hello", 5, MSG_NOSIGNAL), 5);
+    EXPECT_EQ(RefusalOf(fd), "message of 5 bytes, a head has 16");
+  }
+  {
+    Descriptor fd = Connect();
+    Hello hello;
+    hello.head.size = 79;
+    ASSERT_TRUE(SendMessage(fd.get(), hello));
+    EXPECT_EQ(RefusalOf(fd), "message says 79 bytes, 80 came");
+  }
+  {
+    Descriptor fd = Connect();
+    unsigned char big[kMaxMessage + 1] = {};
+    ASSERT_EQ(send(fd.get(), big, sizeof big, MSG_NOSIGNAL), ssize_t(sizeof big));
+    EXPECT_EQ(RefusalOf(fd), "message longer than 1024 bytes");
+  }
+  {
+    Descriptor fd = Connect();
+    ASSERT_TRUE(SendMessage(fd.get(), Hello()));
+    ASSERT_TRUE(SendMessage(fd.get(), Ready()));
+    EXPECT_EQ(RefusalOf(fd), "Ready for a generation that was not joined");
+  }
+  auto config = Config(0);
+  EXPECT_EQ(ultraep_join(Attach(), &config, kSecond / 20), ULTRAEP_TIMEOUT) << "still serving";
+}
+
+TEST_F(RefusalTest, MutatedMessagesNeverEndTheDaemon) {
+  TestDaemon daemon(socket_);
+  const uint64_t seed = 1;
+  Random random(seed);
+  for (int round = 0; round < 1500; ++round) {
+    Descriptor fd = Connect();
+    SendMessage(fd.get(), Hello());
+    unsigned char bytes[sizeof(Join)];
+    Join join;
+    SetText(join.config.name, "fuzz");
+    join.config.ranks = 2;
+    join.config.experts = 4;
+    join.config.slots = 1;
+    join.config.layers = join.config.window = join.config.slot_sets = 1;
+    join.config.step_timeout_ns = 1'000'000'000;
+    std::memcpy(bytes, &join, sizeof bytes);
+    for (uint64_t flips = random.Below(4); flips > 0; --flips)
+      bytes[random.Below(sizeof bytes)] ^= static_cast<unsigned char>(1 << random.Below(8));
+    const size_t size = random.Below(8) ? sizeof bytes : random.Below(sizeof bytes);
+    send(fd.get(), bytes, size, MSG_NOSIGNAL);
+  }
+  auto config = Config(0);
+  EXPECT_EQ(ultraep_join(Attach(), &config, kSecond / 5), ULTRAEP_TIMEOUT)
+      << "seed " << seed << ": " << ultraep_last_error();
+}
+
+TEST_F(RefusalTest, ASecondDaemonOnTheSameSocketIsRefusedNamingTheFirst) {
+  TestDaemon daemon(socket_);
+  Listener second;
+  const std::string wrong = second.Open(socket_, 0600);
+  EXPECT_NE(wrong.find("another ultraepd (pid " + std::to_string(getpid()) + ")"),
+            std::string::npos)
+      << wrong;
+}
+
+TEST_F(RefusalTest, ASocketLeftByAKilledDaemonIsTakenOverAndOtherFilesAreNot) {
+  {
+    Descriptor left(socket(AF_UNIX, SOCK_SEQPACKET, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    strcpy(address.sun_path, socket_.c_str());
+    ASSERT_EQ(bind(left.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  }
+  { TestDaemon daemon(socket_); }
+  const std::string file = directory_.path() + "/file";
+  fclose(fopen(file.c_str(), "w"));
+  Listener listener;
+  EXPECT_NE(listener.Open(file, 0600).find("is not a socket"), std::string::npos);
+  EXPECT_EQ(access(file.c_str(), F_OK), 0);
+}
+
+TEST_F(RefusalTest, ConnectionsAboveTheLimitAreTurnedAwayAndMembersStay) {
+  TestDaemon daemon(socket_, 1 << 30, 3);
+  auto config = Config(0);
+  ASSERT_EQ(ultraep_join(Attach(), &config, kSecond / 20), ULTRAEP_TIMEOUT);
+  std::vector<Descriptor> crowd;
+  for (int i = 0; i < 20; ++i) crowd.push_back(Connect());
+  EXPECT_NE(RefusalOf(crowd.back()).find("--max_connections is 3"), std::string::npos);
+  crowd.clear();
+  config = Config(1);
+  for (int i = 0; i < 100; ++i) {  // the daemon notices the closed ones in its own time
+    if (ultraep_join(Attach(), &config, 10 * kSecond) == ULTRAEP_OK) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  FAIL() << ultraep_last_error();
+}
+
+TEST_F(RefusalTest, ARankThatBreaksOffBeforeItIsReadyMayTryAgain) {
+  TestDaemon daemon(socket_);
+  auto config = Config(0);
+  ASSERT_EQ(ultraep_join(Attach(), &config, kSecond / 20), ULTRAEP_TIMEOUT);
+  {
+    Descriptor half = Connect();
+    Join join;
+    SetText(join.config.name, "group");
+    join.config.ranks = 2;
+    join.config.experts = 4;
+    join.config.slots = join.config.layers = join.config.slot_sets = join.config.shard_count = 1;
+    join.config.window = 2;
+    join.config.shard_bytes[0] = 4096;
+    join.config.step_timeout_ns = uint64_t(20 * kSecond);
+    join.rank = 1;
+    ASSERT_TRUE(SendMessage(half.get(), Hello()));
+    ASSERT_TRUE(SendMessage(half.get(), join));
+    Packet packet;
+    Joined joined;
+    ASSERT_EQ(ReceivePacket(half.get(), 0, &packet), Receive::kPacket);  // Welcome
+    ASSERT_EQ(ReceivePacket(half.get(), 0, &packet), Receive::kPacket);
+    ASSERT_TRUE(As(packet.bytes, packet.size, &joined));
+  }
+  config = Config(1);
+  for (int i = 0; i < 100; ++i) {  // the daemon notices in its own time
+    if (ultraep_join(Attach(), &config, 10 * kSecond) == ULTRAEP_OK) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  FAIL() << ultraep_last_error();
+}
+
+TEST_F(RefusalTest, TheDaemonTakesNoDescriptorsFromItsClients) {
+  TestDaemon daemon(socket_);
+  Descriptor fd = Connect();
+  const int mine = fd.get();
+  ASSERT_TRUE(SendMessage(fd.get(), Hello(), &mine, 1));
+  EXPECT_EQ(RefusalOf(fd), "the daemon takes no file descriptors");
+}
+
+TEST_F(RefusalTest, TheDaemonsSegmentsAreSealedAndOthersAreRefused) {
+  TestDaemon daemon(socket_);
+  Descriptor fd = Connect();
+  ASSERT_TRUE(SendMessage(fd.get(), Hello()));
+  Join join;
+  SetText(join.config.name, "seals");
+  join.config.ranks = join.config.experts = join.config.slots = join.config.layers = 1;
+  join.config.window = join.config.slot_sets = 1;
+  join.config.step_timeout_ns = 1'000'000'000;
+  ASSERT_TRUE(SendMessage(fd.get(), join));
+  Packet packet;
+  Segments segments;
+  do {
+    ASSERT_EQ(ReceivePacket(fd.get(), 0, &packet), Receive::kPacket);
+  } while (!As(packet.bytes, packet.size, &segments));
+  const GroupLayout layout(join.config);
+  ASSERT_EQ(packet.descriptors.size(), SegmentCount(1));
+  const int plan_board = packet.descriptors[1].get();
+  EXPECT_EQ(CheckDescriptor(plan_board, layout.plan_board_bytes), "");
+  EXPECT_NE(CheckDescriptor(plan_board, layout.plan_board_bytes + 1), "");
+  Mapping mapping;
+  EXPECT_NE(mapping.Map(plan_board, layout.plan_board_bytes, true), "")
+      << "only the daemon writes plans";
+  EXPECT_EQ(mapping.Map(plan_board, layout.plan_board_bytes, false), "");
+  EXPECT_NE(ftruncate(packet.descriptors[2].get(), 0), 0) << "shrinking would be a SIGBUS";
+  Descriptor loose(memfd_create("loose", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(loose.get(), 4096), 0);
+  EXPECT_EQ(CheckDescriptor(loose.get(), 4096),
+            "segment is not sealed against shrinking and growing");
+}
+
+}  // namespace
+}  // namespace ultraep
