@@ -61,6 +61,17 @@ void PrintHelp() {
                 about.first.c_str());
 }
 
+// Abseil ends the program with 1 on an unknown flag; for us that is wrong usage.
+void CheckFlagNames(int argc, char** argv) {
+  for (int i = 1; i < argc && std::string_view(argv[i]) != "--"; ++i) {
+    std::string_view word = argv[i];
+    if (word.substr(0, 2) != "--") continue;
+    word = word.substr(2, word.find('=') == word.npos ? word.npos : word.find('=') - 2);
+    if (!absl::FindCommandLineFlag(absl::string_view(word.data(), word.size())))
+      Usage("unknown flag --" + std::string(word));
+  }
+}
+
 uint64_t AvailableMemory() {
   FILE* file = std::fopen("/proc/meminfo", "re");
   if (!file) return uint64_t{1} << 40;
@@ -94,6 +105,7 @@ DaemonOptions ParseOptions(int argc, char** argv) {
       std::exit(0);
     }
   }
+  CheckFlagNames(argc, argv);
   const auto rest = absl::ParseCommandLine(argc, argv);
   if (rest.size() > 1) Usage(std::string("unexpected argument '") + rest[1] + "'");
 

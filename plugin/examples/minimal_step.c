@@ -3,8 +3,9 @@
  *   ultraepd --socket /tmp/ultraepd.sock &
  *   minimal_step /tmp/ultraepd.sock
  *
- * A group of one rank has nobody to move tokens to, so its plans have no replicas; a framework makes
- * the same calls on every rank. Without a daemon the verdict is DECLINED and the rest is the same. */
+ * A group of one rank has nobody to move tokens to, so its plans have no replicas; a framework
+ * makes the same calls on every rank. Without a daemon the verdict is DECLINED and the rest is the
+ * same. */
 #include <stdio.h>
 #include <string.h>
 
