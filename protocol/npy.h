@@ -114,7 +114,7 @@ class HeaderParser {
   std::string Expected(const std::string& what) {
     Peek();
     const std::string found =
-        at_ < text_.size() ? "'" + Printable(text_.substr(at_)) + "'" : "its end";
+        at_ < text_.size() ? std::string("'") + Printable(text_.substr(at_)) + "'" : "its end";
     return "npy header is malformed at byte " + std::to_string(at_) + ": found " + found +
            ", expected " + what;
   }

@@ -18,7 +18,11 @@ class Daemon:
         self.log = open(os.path.join(self.directory, "ultraepd.log"), "w+")
         self.process = subprocess.Popen(
             [os.path.join(bin_dir, "ultraepd"), "--socket", self.socket, *flags], stderr=self.log)
-        wait_until(lambda: self.status() is not None, 20, "the daemon answers")
+        try:
+            wait_until(lambda: self.status() is not None, 20, "the daemon answers")
+        except BaseException:
+            self.close()
+            raise
 
     def status(self):
         """The parsed `ultraepctl status --json`, or None while there is no answer."""
