@@ -12,6 +12,9 @@
 namespace ultraep {
 namespace {
 
+// Longer than a layer of a large model takes: while steps run the planner is awake for every one.
+constexpr uint64_t kPlannerSpinNs = 10'000'000;
+
 bool AnySleeping(const Boards& boards) {
   for (uint32_t r = 0; r < boards.layout->config.ranks; ++r)
     if (boards.rank(r).sleeping.value.load(std::memory_order_seq_cst)) return true;
@@ -80,7 +83,8 @@ void PlanLoop::TakeChanges() {
       waker_->Wake(std::move(group));
   uint32_t ranks = 0;
   for (const auto& g : groups_) ranks += g->layout().config.ranks;
-  spin_ns_.store(spin_us_ >= 0 ? uint64_t(spin_us_) * 1000 : DefaultSpinNs(ranks));
+  spin_ns_.store(spin_us_ >= 0 ? uint64_t(spin_us_) * 1000
+                               : (AllowedCpus() > ranks ? kPlannerSpinNs : 0));
 }
 
 bool PlanLoop::PollAll(uint64_t now) {
