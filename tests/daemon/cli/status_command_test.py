@@ -1,0 +1,85 @@
+"""`ultraepctl status` and the command lines of ultraepctl and ultraepd.
+
+usage: status_command_test.py BIN_DIR
+"""
+
+import json
+import os
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "support"))
+from processes import Daemon, Replay, wait_until  # noqa: E402
+
+BIN = ""
+
+
+def run(program, *arguments, **environment):
+    return subprocess.run([os.path.join(BIN, program), *arguments], capture_output=True, text=True,
+                          timeout=60, env={**os.environ, **environment})
+
+
+class StatusTest(unittest.TestCase):
+    def setUp(self):
+        self.daemon = Daemon(BIN)
+        self.addCleanup(self.daemon.close)
+
+    def test_it_shows_the_group_its_members_and_what_balancing_gained(self):
+        self.assertIn("no groups", run("ultraepctl", "status", "--socket", self.daemon.socket).stdout)
+        replay = Replay(self.daemon, "--ranks", "2", "--experts", "8", "--tokens", "64", "--forever")
+        self.addCleanup(replay.close)
+        wait_until(lambda: self.daemon.planned() > 5, 60, "steps are planned")
+        group = self.daemon.status()["groups"][0]
+        self.assertEqual((group["ranks"], group["experts"], group["gate"]), (2, 8, "open"))
+        self.assertEqual(group["members"], ["ready", "ready"])
+        self.assertLess(group["imbalance_after"], group["imbalance_before"])
+        self.assertGreater(group["memory_bytes"], 0)
+        table = run("ultraepctl", "status", ULTRAEP_SOCKET=self.daemon.socket)
+        self.assertEqual(table.returncode, 0, table.stderr)
+        self.assertIn("open", table.stdout)
+        replay.process.terminate()
+        self.assertEqual(replay.finish(60)[0], 0)
+
+    def test_without_a_daemon_it_says_where_it_looked_and_what_to_do(self):
+        done = run("ultraepctl", "status", "--socket", "/nowhere/socket")
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertIn("/nowhere/socket", done.stderr)
+        self.assertIn("ultraepd", done.stderr)
+
+    def test_a_second_daemon_on_the_socket_exits_naming_the_first(self):
+        done = run("ultraepd", "--socket", self.daemon.socket)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"pid {self.daemon.process.pid}", done.stderr)
+
+    def test_the_daemons_options_are_validated_and_come_from_files_too(self):
+        for wrong in (["--epsilon", "2"], ["--spin_us", "-5"], ["--socket_mode", "0100"],
+                      ["--socket", "x" * 108], ["--max_connections", "0"], ["--nonsense", "1"],
+                      ["--log_level", "loud"], ["argument"]):
+            done = run("ultraepd", *wrong)
+            self.assertEqual(done.returncode, 2, wrong)
+            self.assertIn("Try: ultraepd --help", done.stderr)
+        path = os.path.join(self.daemon.directory, "flags")
+        with open(path, "w") as flags:
+            flags.write("# a comment\n--epsilon=7\n")
+        done = run("ultraepd", "--flagfile", path)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--epsilon is 7", done.stderr)
+
+    def test_help_and_version_exit_with_0_and_tell_every_option(self):
+        for program in ("ultraepd", "ultraepctl", "ultraep-replay"):
+            done = run(program, "--help")
+            self.assertEqual((done.returncode, done.stderr), (0, ""), program)
+            self.assertIn("usage", done.stdout.lower())
+        self.assertIn("--memory_limit_mib", run("ultraepd", "--help").stdout)
+        self.assertIn("layout version", run("ultraepd", "--version").stdout)
+
+    def test_json_is_one_object_on_one_line(self):
+        done = run("ultraepctl", "status", "--json", "--socket", self.daemon.socket)
+        self.assertEqual(len(done.stdout.splitlines()), 1)
+        self.assertEqual(json.loads(done.stdout)["daemon"]["pid"], self.daemon.process.pid)
+
+
+if __name__ == "__main__":
+    BIN = sys.argv.pop(1)
+    unittest.main(verbosity=2)
