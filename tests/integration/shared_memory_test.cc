@@ -153,6 +153,31 @@ TEST_F(SharedMemoryTest, WhenTheGenerationEndsAnywhereEveryStepHasOneVerdict) {
   }
 }
 
+// A reader that spins on the verdict word copies the record the moment PLAN is visible.
+TEST_F(SharedMemoryTest, ARecordIsWholeAsSoonAsItsVerdictIsVisible) {
+  MemoryGroup group(Config(1));
+  Steps rank(group.layout().config, 0);
+  auto generation = group.Attach(0);
+  generation->clocks.spin_ns = kSecond;
+  rank.Adopt(generation);
+  OpenGate(group.boards().gate());
+  constexpr uint64_t kSteps = 3000;
+  std::thread planner([&] {
+    StepPlanner step_planner(group.boards(), MemoryGroup::kGeneration, {});
+    while (step_planner.next_sequence() < kSteps)
+      if (step_planner.Poll() == StepPlanner::Progress::kOver) break;
+  });
+  std::vector<uint32_t> row(4, 7);
+  for (uint64_t s = 0; s < kSteps; ++s) {
+    ResolvedStep step;
+    row[s % 4] = uint32_t(s);
+    ASSERT_TRUE(rank.Submit(s, 0, 0, row.data(), 4).ok());
+    Result resolved = rank.Await(s, 30 * kSecond, &step);
+    ASSERT_TRUE(resolved.ok()) << resolved.text;
+  }
+  planner.join();
+}
+
 // All ranks and the planner propose at once, FALLBACK against PLAN.
 TEST_F(SharedMemoryTest, OfAllProposalsForAStepExactlyOneWins) {
   for (uint64_t round = 0; round < 200; ++round) {
