@@ -78,7 +78,8 @@ class HeaderParser {
       if (!error.empty()) return error;
       if (!Eat(',') && Peek() != '}') return Expected("',' or '}'");
     }
-    if (Peek()) return Expected("nothing after the dict");
+    Peek();  // skips spaces; a NUL byte is not the end
+    if (at_ < text_.size()) return Expected("nothing after the dict");
     if (seen_ != kType + kOrder + kShape)
       return "npy header must have 'descr', 'fortran_order' and 'shape' once each";
     return "";

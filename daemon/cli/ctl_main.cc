@@ -66,5 +66,9 @@ int main(int argc, char** argv) {
   }
   if (name.empty()) return UsageError("no command given");
   if (!command) return UsageError("unknown command '" + name + "'");
-  return command->run(line.positional);
+  const int status = command->run(line.positional);
+  // A full disk or a closed pipe must not look like success.
+  if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return status;
+  std::fprintf(stderr, "ultraepctl: cannot write to standard output\n");
+  return status == ultraep::kExitOk ? ultraep::kExitFailed : status;
 }

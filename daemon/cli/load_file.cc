@@ -1,26 +1,13 @@
 #include "daemon/cli/load_file.h"
 
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <memory>
-
 #include "absl/strings/str_format.h"
 #include "protocol/check_plan.h"
 #include "protocol/limits.h"
 #include "protocol/npy.h"
+#include "protocol/transport/npy_file.h"
 
 namespace ultraep {
 namespace {
-
-std::string ReadBytes(const std::string& path, std::string* bytes) {
-  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
-  if (!file) return std::strerror(errno);
-  char buffer[1 << 16];
-  size_t got;
-  while ((got = std::fread(buffer, 1, sizeof buffer, file.get())) > 0) bytes->append(buffer, got);
-  return std::ferror(file.get()) ? std::strerror(errno) : "";
-}
 
 std::string ShapeText(const std::vector<uint64_t>& shape) {
   std::string text = "(";
@@ -92,9 +79,8 @@ std::string TakeCells(const NpyArray& array, LoadFile* loads) {
 std::string ReadLoadFile(const std::string& path, LoadFile* loads) {
   std::string bytes;
   NpyArray array;
-  std::string wrong = ReadBytes(path, &bytes);
-  if (!wrong.empty()) return path + ": cannot be read: " + wrong;
-  wrong = ParseNpy(bytes, &array);
+  std::string wrong = ReadNpyFile(path, &bytes);
+  if (wrong.empty()) wrong = ParseNpy(bytes, &array);
   if (wrong.empty()) wrong = TakeShape(array, loads);
   if (wrong.empty()) wrong = TakeCells(array, loads);
   return wrong.empty() ? "" : path + ": " + wrong;

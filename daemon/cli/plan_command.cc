@@ -194,6 +194,8 @@ int RunPlan(const std::vector<std::string>& positional) {
     return Fail(kExitUsage, absl::StrFormat("%d files given, needed is one: ultraepctl plan "
                                             "LOADS.npy --slots S; see --help",
                                             positional.size()));
+  if (absl::GetFlag(FLAGS_split) && !absl::GetFlag(FLAGS_json))
+    return Fail(kExitUsage, "--split goes with --json; see --help");
   PlanShape shape;
   PlanOptions options;
   LoadFile loads;
@@ -226,7 +228,6 @@ int RunPlan(const std::vector<std::string>& positional) {
       out["plans"].push_back(ToJson(shape, loads.view(i), plans[i], absl::GetFlag(FLAGS_split)));
     std::printf("%s\n", out.dump().c_str());
   }
-  if (std::fflush(stdout) != 0) return Fail(kExitFailed, "cannot write to standard output");
   return kExitOk;
 }
 

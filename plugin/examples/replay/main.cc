@@ -96,5 +96,9 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s", trouble.c_str());
   std::fprintf(options.json ? stderr : stdout, "%s", TableOf(report, options).c_str());
   if (options.json) std::printf("%s\n", JsonOf(report).c_str());
+  if (std::fflush(stdout) != 0 || std::ferror(stdout)) {
+    std::fprintf(stderr, "ultraep-replay: cannot write to standard output\n");
+    return 1;
+  }
   return ExitOf(outcome, report);
 }

@@ -1,11 +1,9 @@
 // The recorded trace: read and checked before any rank process exists.
-#include <fstream>
-#include <iterator>
-
 #include "plugin/examples/replay/loads.h"
 #include "protocol/limits.h"
 #include "protocol/load.h"
 #include "protocol/npy.h"
+#include "protocol/transport/npy_file.h"
 
 namespace ultraep::replay {
 namespace {
@@ -18,7 +16,8 @@ std::string ShapeText(const std::vector<uint64_t>& shape) {
 
 std::string CheckTraceShape(const std::vector<uint64_t>& shape) {
   if (shape.size() != 4)
-    return "shape is " + ShapeText(shape) + ", must be [steps, layers, ranks, experts]";
+    return "the array has " + std::to_string(shape.size()) + " dimensions, shape " +
+           ShapeText(shape) + "; needed are 4, [steps, layers, ranks, experts]";
   for (const uint64_t n : shape) {
     if (n == 0 || n > UINT32_MAX)
       return "shape is " + ShapeText(shape) + ", every dimension must be 1.." +
@@ -58,12 +57,10 @@ std::string ReadCells(const NpyArray& array, Trace* trace) {
 }  // namespace
 
 std::string ReadTrace(const std::string& path, Trace* trace) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return path + ": cannot be opened";
-  const std::string bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (file.bad()) return path + ": cannot be read";
+  std::string bytes;
   NpyArray array;
-  std::string wrong = ParseNpy(bytes, &array);
+  std::string wrong = ReadNpyFile(path, &bytes);
+  if (wrong.empty()) wrong = ParseNpy(bytes, &array);
   if (wrong.empty()) wrong = CheckTraceShape(array.shape);
   if (!wrong.empty()) return path + ": " + wrong;
   trace->steps = static_cast<uint32_t>(array.shape[0]);

@@ -265,6 +265,14 @@ class PlanCommand(unittest.TestCase):
             with self.subTest(text=text, size=len(data)):
                 self.refuse_file([text], self.write(data))
 
+    def test_files_that_are_no_npy_are_refused_at_their_first_bytes(self):
+        self.refuse_file(["not an npy file"], "/dev/zero")  # endless
+
+    def test_a_nul_byte_does_not_end_the_header(self):
+        header = b"{'descr': '<u4', 'fortran_order': False, 'shape': (2, 4), }\0 garbage [(( \n"
+        data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(32)
+        self.refuse_file(["nothing after the dict"], self.write(data))
+
     def test_unreadable_files(self):
         self.refuse_file(["No such file"], os.path.join(self.folder.name, "missing.npy"))
         self.refuse_file(["directory"], self.folder.name)

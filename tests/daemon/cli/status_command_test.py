@@ -74,6 +74,15 @@ class StatusTest(unittest.TestCase):
         self.assertIn("--memory_limit_mib", run("ultraepd", "--help").stdout)
         self.assertIn("layout version", run("ultraepd", "--version").stdout)
 
+    def test_output_that_cannot_be_written_is_an_error(self):
+        with open("/dev/full", "w") as full:
+            for arguments in (["status", "--json"], ["status"]):
+                done = subprocess.run(
+                    [os.path.join(BIN, "ultraepctl"), *arguments, "--socket", self.daemon.socket],
+                    stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+                self.assertEqual(done.returncode, 1)
+                self.assertIn("cannot write to standard output", done.stderr)
+
     def test_json_is_one_object_on_one_line(self):
         done = run("ultraepctl", "status", "--json", "--socket", self.daemon.socket)
         self.assertEqual(len(done.stdout.splitlines()), 1)

@@ -220,7 +220,8 @@ TEST(Trace, ABadFileIsRefusedWithItsValueAndLimit) {
   EXPECT_NE(refused("nonsense").find("not an npy file"), std::string::npos);
   EXPECT_NE(refused(NpyHeader({1, 1, 2, 2}, "<u4") + "short").find("truncated"), std::string::npos);
   EXPECT_NE(refused(NpyHeader({2, 2}, "<u4") + std::string(16, '\0'))
-                .find("shape is [2, 2], must be [steps, layers, ranks, experts]"),
+                .find("the array has 2 dimensions, shape [2, 2]; needed are 4, [steps, layers, "
+                      "ranks, experts]"),
             std::string::npos);
   EXPECT_NE(refused(NpyHeader({0, 1, 2, 2}, "<u4")).find("shape is [0, 1, 2, 2]"),
             std::string::npos);
