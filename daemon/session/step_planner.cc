@@ -52,22 +52,25 @@ StepPlanner::Progress StepPlanner::Poll() {
     return Progress::kOver;
   }
   if (decided == next_ + 1) {  // a rank's deadline was faster
-    {
-      std::lock_guard lock(mutex_);
-      ++counters_.steps_fallback;
-    }
-    ++next_;
-    copied_ = 0;
-    have_row_.assign(have_row_.size(), false);
-    return Progress::kStep;
+    CountFallback();
+    return Advance();
   }
   if (!CollectRows()) return Progress::kNone;
   boards_.collected(next_).value.store(next_ + 1, std::memory_order_release);
   Decide();
+  return Advance();
+}
+
+StepPlanner::Progress StepPlanner::Advance() {
   ++next_;
   copied_ = 0;
   have_row_.assign(have_row_.size(), false);
   return Progress::kStep;
+}
+
+void StepPlanner::CountFallback() {
+  std::lock_guard lock(mutex_);
+  ++counters_.steps_fallback;
 }
 
 // Copies the rows that have come since the last look; true when all are there. The stamp orders:
@@ -142,8 +145,7 @@ void StepPlanner::Decide() {
   if (won) {
     Account(plan_, solve_ns);
   } else {
-    std::lock_guard lock(mutex_);
-    ++counters_.steps_fallback;
+    CountFallback();
   }
 }
 

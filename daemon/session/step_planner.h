@@ -28,6 +28,8 @@ class StepPlanner {
   GroupCounters Counters() const;
 
  private:
+  Progress Advance();  // to the next step
+  void CountFallback();
   bool CollectRows();
   void Decide();
   const char* CheckRows();

@@ -29,7 +29,6 @@ struct ResolvedStep {
 // One thread submits and awaits; another one may adopt generations meanwhile.
 class Steps {
  public:
-  // step_timeout_ns: for waits without an own timeout.
   Steps(const GroupConfig& config, uint64_t next_sequence);
 
   // The link's thread: the memory is mapped, steps from now on pass through its gate. Afterwards,

@@ -44,35 +44,48 @@ Example RandomExample(uint64_t seed) {
   return x;
 }
 
+// A plan board's record on the heap, and a reader of it.
+class SharedRecord {
+ public:
+  explicit SharedRecord(const Example& x)
+      : shape_(x.shape), layout_(x.shape), memory_(layout_.bytes / 8) {}
+
+  unsigned char* bytes() { return reinterpret_cast<unsigned char*>(memory_.data()); }
+  void Write(const RecordedPlan& plan) { WriteRecord(layout_, bytes(), plan); }
+  std::string Read(const RecordExpectation& expect) {
+    return ReadRecord(layout_, shape_, bytes(), expect, &checker_, &plan);
+  }
+
+  RecordedPlan plan;  // what Read copied
+
+ private:
+  const PlanShape shape_;
+  const PlanRecordLayout layout_;
+  std::vector<uint64_t> memory_;
+  PlanChecker checker_;
+};
+
 TEST(PlanRecordTest, WhatIsWrittenIsReadBackForRandomShapes) {
   for (uint64_t seed = 0; seed < 500; ++seed) {
     const Example x = RandomExample(seed);
-    const PlanRecordLayout layout(x.shape);
-    std::vector<uint64_t> shared(layout.bytes / 8);
-    auto* bytes = reinterpret_cast<unsigned char*>(shared.data());
-    WriteRecord(layout, bytes, x.plan);
-    PlanChecker checker;
-    RecordedPlan read;
+    SharedRecord record(x);
+    record.Write(x.plan);
     for (uint32_t source = 0; source < x.shape.ranks; ++source) {
       const RecordExpectation expect{9, seed, source, x.view().row(source)};
-      ASSERT_EQ(ReadRecord(layout, x.shape, bytes, expect, &checker, &read), "") << "seed " << seed;
-      EXPECT_EQ(read.replicas, x.plan.replicas);
-      EXPECT_EQ(read.columns, x.plan.columns);
-      EXPECT_EQ(read.column_experts, x.plan.column_experts);
+      ASSERT_EQ(record.Read(expect), "") << "seed " << seed;
+      EXPECT_EQ(record.plan.replicas, x.plan.replicas);
+      EXPECT_EQ(record.plan.columns, x.plan.columns);
+      EXPECT_EQ(record.plan.column_experts, x.plan.column_experts);
     }
   }
 }
 
 TEST(PlanRecordTest, EachExpectationThatIsNotMetIsNamed) {
   Example x = RandomExample(3);
-  const PlanRecordLayout layout(x.shape);
-  std::vector<uint64_t> shared(layout.bytes / 8);
-  auto* bytes = reinterpret_cast<unsigned char*>(shared.data());
-  WriteRecord(layout, bytes, x.plan);
-  PlanChecker checker;
-  RecordedPlan read;
+  SharedRecord record(x);
+  record.Write(x.plan);
   auto why = [&](uint64_t generation, uint64_t sequence, const uint32_t* row) {
-    return ReadRecord(layout, x.shape, bytes, {generation, sequence, 0, row}, &checker, &read);
+    return record.Read({generation, sequence, 0, row});
   };
   std::vector<uint32_t> row(x.view().row(0), x.view().row(0) + x.shape.experts);
   EXPECT_EQ(why(9, 3, row.data()), "");
@@ -88,29 +101,19 @@ TEST(PlanRecordTest, AnIllegalPlanWithARightDigestIsRefused) {
   ASSERT_FALSE(x.plan.replicas.empty());
   x.plan.replicas[0].tokens = uint64_t{1} << 50;
   x.plan.Close(x.view());
-  const PlanRecordLayout layout(x.shape);
-  std::vector<uint64_t> shared(layout.bytes / 8);
-  auto* bytes = reinterpret_cast<unsigned char*>(shared.data());
-  WriteRecord(layout, bytes, x.plan);
-  PlanChecker checker;
-  RecordedPlan read;
-  const std::string why =
-      ReadRecord(layout, x.shape, bytes, {9, 3, 0, x.view().row(0)}, &checker, &read);
+  SharedRecord record(x);
+  record.Write(x.plan);
+  const std::string why = record.Read({9, 3, 0, x.view().row(0)});
   EXPECT_NE(why.find("quotas exceed the expert's load"), std::string::npos) << why;
 }
 
 TEST(PlanRecordTest, CountsBeyondTheLayoutAreRefusedBeforeAnythingIsCopied) {
   const Example x = RandomExample(5);
-  const PlanRecordLayout layout(x.shape);
-  std::vector<uint64_t> shared(layout.bytes / 8);
-  auto* bytes = reinterpret_cast<unsigned char*>(shared.data());
+  SharedRecord record(x);
   RecordedPlan plan = x.plan;
   plan.header.replicas = UINT32_MAX;
-  CopyToShared(bytes, &plan.header, sizeof plan.header);
-  PlanChecker checker;
-  RecordedPlan read;
-  EXPECT_NE(ReadRecord(layout, x.shape, bytes, {9, 5, 0, x.view().row(0)}, &checker, &read)
-                .find("number of replicas is 4294967295"),
+  CopyToShared(record.bytes(), &plan.header, sizeof plan.header);
+  EXPECT_NE(record.Read({9, 5, 0, x.view().row(0)}).find("number of replicas is 4294967295"),
             std::string::npos);
 }
 
