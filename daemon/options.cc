@@ -31,7 +31,16 @@ ABSL_FLAG(
     "saves a wake-up (some 50 us) per step");
 ABSL_FLAG(uint64_t, memory_limit_mib, 0,
           "most MiB of shared memory for all groups; 0: 80 % of what was available at the start");
-ABSL_FLAG(uint32_t, max_connections, 1024, "most open connections, 1..65536; one per rank");
+ABSL_FLAG(uint32_t, max_connections, 4096, "most open connections, 1..65536; one per rank");
+ABSL_FLAG(uint32_t, lease_ms, 5000,
+          "milliseconds, 500..3600000: a rank whose heartbeat stands still for so long (stopped, "
+          "frozen) is fenced and its group goes on with main copies until it is back; ranks watch "
+          "the daemon alike; shorter notices sooner and mistakes a starved process for a stopped "
+          "one, which costs a generation and no result");
+ABSL_FLAG(uint32_t, uid_groups, 64, "most groups of one user, 1..65536");
+ABSL_FLAG(uint32_t, uid_connections, 1024, "most open connections of one user, 1..65536");
+ABSL_FLAG(uint64_t, uid_memory_mib, 0,
+          "most MiB of shared memory for the groups of one user; 0: --memory_limit_mib");
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warning or error");
 
 namespace ultraep {
@@ -134,6 +143,20 @@ DaemonOptions ParseOptions(int argc, char** argv) {
   o.max_connections = absl::GetFlag(FLAGS_max_connections);
   if (o.max_connections < 1 || o.max_connections > 65536)
     Usage("--max_connections is " + std::to_string(o.max_connections) + ", must be 1..65536");
+  const uint32_t lease_ms = absl::GetFlag(FLAGS_lease_ms);
+  if (lease_ms < 500 || lease_ms > 3600000)
+    Usage("--lease_ms is " + std::to_string(lease_ms) + ", must be 500..3600000");
+  o.lease_ns = uint64_t{lease_ms} * 1'000'000;
+  o.uid_groups = absl::GetFlag(FLAGS_uid_groups);
+  if (o.uid_groups < 1 || o.uid_groups > 65536)
+    Usage("--uid_groups is " + std::to_string(o.uid_groups) + ", must be 1..65536");
+  o.uid_connections = absl::GetFlag(FLAGS_uid_connections);
+  if (o.uid_connections < 1 || o.uid_connections > 65536)
+    Usage("--uid_connections is " + std::to_string(o.uid_connections) + ", must be 1..65536");
+  const uint64_t uid_mib = absl::GetFlag(FLAGS_uid_memory_mib);
+  if (uid_mib > (uint64_t{1} << 40))
+    Usage("--uid_memory_mib is " + std::to_string(uid_mib) + ", must be at most 2^40");
+  o.uid_memory_limit_bytes = uid_mib ? uid_mib << 20 : o.memory_limit_bytes;
   o.log_level = ParseLevel(absl::GetFlag(FLAGS_log_level));
   return o;
 }

@@ -16,6 +16,10 @@ struct DaemonOptions {
   int64_t spin_us;  // < 0: from the number of allowed CPUs
   uint64_t memory_limit_bytes;
   uint32_t max_connections;
+  uint64_t lease_ns;
+  uint32_t uid_groups;
+  uint32_t uid_connections;
+  uint64_t uid_memory_limit_bytes;
   LogLevel log_level;
 };
 

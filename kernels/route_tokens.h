@@ -32,6 +32,13 @@ class TokenRouter {
   // first call, except for such a text.
   std::string Route(const int32_t* ids, uint64_t tokens, uint32_t top_k, int32_t* physical) const;
 
+  // On the heap.
+  uint64_t bytes() const {
+    return (row_.capacity() + split_of_.capacity()) * sizeof(uint32_t) +
+           splits_.capacity() * sizeof(ExpertSplit) +
+           instances_.capacity() * sizeof(SplitInstance);
+  }
+
  private:
   static constexpr uint32_t kMainOnly = UINT32_MAX;
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/copy_bytes.h"
+#include "protocol/test_points.h"
 #include "protocol/transport/waiting.h"
 
 namespace ultraep {
@@ -46,8 +47,11 @@ bool SendOne(const Boards& boards, uint32_t self, const StreamOperation& op, uin
       const uint64_t at = c * kChunkBytes;
       const uint64_t bytes = std::min(kChunkBytes, config.shard_bytes[shard] - at);
       const uint64_t start = NowNs();
+      ULTRAEP_POINT("chunk:before");
       CopyNonTemporal(to + at, from + at, bytes);
+      ULTRAEP_POINT("chunk:data");
       boards.chunk_flag(r.rank, op.set, r.slot, chunk).store(op.number, std::memory_order_release);
+      ULTRAEP_POINT("chunk:flag");
       tally->copy_ns += NowNs() - start;
       tally->bytes += bytes;
       if (relayed) Announce(slots);
@@ -64,7 +68,7 @@ bool SendWeights(const Boards& boards, uint32_t self, const StreamOperation& op,
   for (uint32_t i = 0; i < op.replicas.size(); ++i) {
     if (SenderOf(op.shape, op.replicas.data(), i) != self) continue;
     const uint64_t start = NowNs();
-    if (!waits->Released(op.replicas[i].rank, op.set, op.previous)) return false;
+    if (!waits->Accepted(op.replicas[i].rank, op.set, op.number)) return false;
     tally->wait_ns += NowNs() - start;
     if (!SendOne(boards, self, op, i, waits, tally)) return false;
   }

@@ -1,7 +1,7 @@
 // Sends one rank's share of a plan's weights into remote slots, chunk by chunk, in the plan's
 // order; relays forward chunks as they arrive. Rule 6 of the slot protocol: nothing is stored
-// before the destination released the slot set's previous operation, data before flag, flags carry
-// the operation's number and are never reset.
+// before the destination accepts this very operation, data before flag, flags carry the operation's
+// number and are never reset.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,23 @@
 
 namespace ultraep {
 
-// One forward stream of one slot set, the same on all ranks. Its number is the step's sequence + 1
-// rather than a count of calls: a rank that missed a call then blocks loudly instead of filling a
-// slot under its neighbour's number.
+// An operation's number: how many this generation has had, and a digest of which they were. Two
+// ranks with equal numbers are in the same operation after the same history; a rank that missed a
+// call or made another one has another number, and no store of it ever meets a slot.
+class OperationNumber {
+ public:
+  static constexpr int kDigestBits = 24;
+
+  static uint64_t Make(uint64_t count, uint64_t digest) {
+    return count << kDigestBits | (digest & ((1u << kDigestBits) - 1));
+  }
+  static uint64_t Count(uint64_t number) { return number >> kDigestBits; }
+};
+
+// One stream (forward or restore) of one slot set, the same on all ranks.
 struct StreamOperation {
-  uint64_t number = 0;    // sequence + 1 of its step
-  uint64_t previous = 0;  // number of the slot set's operation before it, 0 = none
+  uint64_t number = 0;
+  uint64_t sequence = 0;  // the step whose plan it follows
   uint32_t set = 0;
   PlanShape shape;
   std::span<const Replica> replicas;   // transfer order
@@ -35,8 +46,8 @@ struct StreamTally {
 class StreamWaits {
  public:
   virtual ~StreamWaits() = default;
-  // Until rank `destination` has released operation `number` of slot set `set`.
-  virtual bool Released(uint32_t destination, uint32_t set, uint64_t number) = 0;
+  // Until rank `destination` accepts operation `number` on slot set `set`.
+  virtual bool Accepted(uint32_t destination, uint32_t set, uint64_t number) = 0;
   // Until `flag` (of this rank's own slot, the relay's source) shows `number`; `index` is the
   // transfer that fills it.
   virtual bool Chunk(const std::atomic<uint64_t>& flag, uint64_t number, uint32_t index) = 0;

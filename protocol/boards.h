@@ -35,29 +35,38 @@ static_assert(sizeof(RowHeader) == kLine && alignof(RowHeader) == 8, "bump kLayo
 //
 //    0                256         384        512             640       1664         2688     3712
 //   +----------------+-----------+----------+---------------+---------+------------+--------+
-//   | SegmentHeader  | heartbeat | sleeping | release pulse | released| grads_ready| reduced|
+//   | SegmentHeader  | heartbeat | sleeping | accept pulse  | accepts | grads_ready| reduced|
 //   +----------------+-----------+----------+---------------+---------+------------+--------+
 //    3712: K x { stamp word | RowHeader | row u32[experts], padded to 128 }
 //
-// heartbeat: CLOCK_MONOTONIC ns. sleeping: how many of the rank's
-// threads wait on the verdict board's pulse. released,
-// grads_ready, reduced: one word per slot set, the number of the last operation (rule 6). stamp:
-// sequence + 1, stored after row and header.
+// heartbeat: CLOCK_MONOTONIC ns. sleeping: how many of the rank's threads wait on the verdict
+// board's pulse. accepts, grads_ready, reduced: one word per slot set, the number of an operation
+// (rule 6). accepts: the operation for which the set's slots on this rank may be written now; it
+// says at once that the one before is released and that this rank is in the same operation as the
+// sender. stamp: sequence + 1, stored after row and header.
 struct RankBoard {
   SegmentHeader header;
   Word heartbeat;
   Word sleeping;
-  Pulse release_pulse;
-  Word released[kMaxSlotSets];
+  Pulse accept_pulse;
+  Word accepts[kMaxSlotSets];
   Word grads_ready[kMaxSlotSets];
   Word reduced[kMaxSlotSets];
 };
 static_assert(sizeof(RankBoard) == 3712 && alignof(RankBoard) == kLine, "bump kLayoutVersion");
-static_assert(offsetof(RankBoard, released) == 640 && offsetof(RankBoard, reduced) == 2688,
+static_assert(offsetof(RankBoard, accepts) == 640 && offsetof(RankBoard, reduced) == 2688,
               "bump kLayoutVersion");
 
 // A member as the daemon knows it.
-enum class MemberState : uint64_t { kAbsent = 0, kJoined = 1, kReady = 2, kLeft = 3, kGone = 4 };
+// kJoined: it waits for the generation, or maps it.
+enum class MemberState : uint64_t {
+  kAbsent = 0,
+  kJoined = 1,
+  kReady = 2,
+  kLeft = 3,
+  kGone = 4,
+  kFenced = 5
+};
 
 // Written by the daemon alone (sealed against all other writers), read by the members.
 //

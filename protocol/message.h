@@ -6,9 +6,11 @@
 //                               <-      Welcome | Refused
 //     Join(config, rank)        ->
 //                               <-      Joined(generation), Segments(...fds)... | Refused
-//     Ready                     ->                     (mapped, gate raised, steps go through the
-//     gate) Leave                     ->                     (or the connection closes: member
-//     gone)
+//                                       (once every rank of the group has asked)
+//     Ready                     ->      (mapped, gate raised, steps go through the gate)
+//                               <-      Over(generation)   (a member is gone, left or fenced)
+//     Join(config, rank)        ->      (again, for the next generation)
+//     Leave                     ->      (or the connection closes: member gone)
 //
 //   ultraepctl: Hello, Welcome, StatusRequest -> StatusDaemon, StatusGroup..., StatusEnd
 #pragma once
@@ -36,6 +38,7 @@ enum class MessageType : uint16_t {
   kStatusDaemon = 10,
   kStatusGroup = 11,
   kStatusEnd = 12,
+  kOver = 13,
 };
 
 //    0       4         6      8      12     16
@@ -98,17 +101,19 @@ struct Join {
 };
 static_assert(sizeof(Join) == 240 && offsetof(Join, rank) == 216, "bump kLayoutVersion");
 
-// head 16 | generation 8 | segments 4 | zero 4                                    32
+// head 16 | generation 8 | segments 4 | zero 4 | lease_ns 8                       40
+// lease_ns: a heartbeat that stands still for so long is a wedged process; for both sides.
 // `segments` descriptors follow in Segments messages: doorbell eventfd, plan board, verdict board,
 // rank boards [ranks], slots [ranks].
 struct Joined {
   static constexpr MessageType kType = MessageType::kJoined;
-  MessageHead head = HeadOf(kType, 32);
+  MessageHead head = HeadOf(kType, 40);
   uint64_t generation = 0;
   uint32_t segments = 0;
   uint32_t zero = 0;
+  uint64_t lease_ns = 0;
 };
-static_assert(sizeof(Joined) == 32, "bump kLayoutVersion");
+static_assert(sizeof(Joined) == 40, "bump kLayoutVersion");
 
 // The kernel takes 253 descriptors per message; 64 keeps a message's descriptors well below the
 // default limit of 1024 open files.
@@ -132,6 +137,14 @@ struct Ready {
   uint64_t generation = 0;
 };
 static_assert(sizeof(Ready) == 24, "bump kLayoutVersion");
+
+// head 16 | generation 8                                                          24
+struct Over {
+  static constexpr MessageType kType = MessageType::kOver;
+  MessageHead head = HeadOf(kType, 24);
+  uint64_t generation = 0;
+};
+static_assert(sizeof(Over) == 24, "bump kLayoutVersion");
 
 // head 16                                                                         16
 struct Leave {
@@ -178,22 +191,23 @@ struct GroupCounters {
 };
 static_assert(sizeof(GroupCounters) == 96, "bump kLayoutVersion");
 
-// head 16 | config 200 | uid gate members.. 48 | counters 96 | member_states 512       872
+// head 16 | config 200 | uid gate members.. 56 | counters 96 | member_states 512       880
 struct StatusGroup {
   static constexpr MessageType kType = MessageType::kStatusGroup;
-  MessageHead head = HeadOf(kType, 872);
+  MessageHead head = HeadOf(kType, 880);
   GroupConfig config;
   uint32_t uid = 0;
   uint32_t gate_state = 0;
   uint64_t gate_value = 0;
-  uint64_t generation = 0;
+  uint64_t generation = 0;   // id of the present one, 0 before the first
+  uint64_t generations = 0;  // made so far
   uint64_t next_sequence = 0;
   uint64_t memory_bytes = 0;
   uint64_t fallback_tokens_min = 0;  // smallest stated by a member, 0 = none stated
   GroupCounters counters;
   uint8_t members[kMaxRanks] = {};  // MemberState of each rank
 };
-static_assert(sizeof(StatusGroup) == 872 && offsetof(StatusGroup, counters) == 264,
+static_assert(sizeof(StatusGroup) == 880 && offsetof(StatusGroup, counters) == 272,
               "bump kLayoutVersion");
 
 // head 16                                                                         16

@@ -19,6 +19,7 @@
 #include "protocol/check_plan.h"
 #include "protocol/digest.h"
 #include "protocol/plan.h"
+#include "protocol/test_points.h"
 #include "protocol/words.h"
 
 namespace ultraep {
@@ -128,10 +129,14 @@ void PutArray(unsigned char* shared, const std::vector<T>& from) {
 
 inline void WriteRecord(const PlanRecordLayout& layout, unsigned char* shared,
                         const RecordedPlan& plan) {
+  ULTRAEP_POINT("record:before");
   CopyToShared(shared, &plan.header, sizeof plan.header);
+  ULTRAEP_POINT("record:header");
   internal::PutArray(shared + sizeof(PlanHeader), plan.replicas);
+  ULTRAEP_POINT("record:replicas");
   internal::PutArray(shared + layout.columns_at, plan.columns);
   internal::PutArray(shared + layout.experts_at, plan.column_experts);
+  ULTRAEP_POINT("record:whole");
 }
 
 // What a rank expects to find.

@@ -19,6 +19,7 @@
 #include <cstdint>
 
 #include "protocol/segment.h"
+#include "protocol/test_points.h"
 #include "protocol/words.h"
 
 namespace ultraep {
@@ -78,8 +79,11 @@ Gate MoveGate(Word& gate, Step step, bool* changed = nullptr) {
     const Gate next = step(now);
     if (changed) *changed = next.Encode() != seen;
     if (next.Encode() == seen) return now;
-    if (gate.value.compare_exchange_weak(seen, next.Encode(), std::memory_order_seq_cst))
+    ULTRAEP_POINT("gate:before");
+    if (gate.value.compare_exchange_weak(seen, next.Encode(), std::memory_order_seq_cst)) {
+      ULTRAEP_POINT("gate:moved");
       return next;
+    }
   }
 }
 
@@ -132,9 +136,11 @@ inline VerdictWord Propose(Word& word, uint64_t sequence, Verdict verdict, bool*
     const VerdictWord now = VerdictWord::Decode(seen);
     if (now.next >= sequence + 1) return now;
     const VerdictWord next{sequence + 1, verdict};
+    ULTRAEP_POINT("verdict:before");
     if (word.value.compare_exchange_weak(seen, next.Encode(), std::memory_order_seq_cst,
                                          std::memory_order_acquire)) {
       *won = true;
+      ULTRAEP_POINT("verdict:set");
       return next;
     }
   }

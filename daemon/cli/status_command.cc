@@ -83,8 +83,8 @@ const char* GateName(uint32_t state) {
 }
 
 const char* MemberName(uint8_t state) {
-  static constexpr const char* kNames[] = {"absent", "joined", "ready", "left", "gone"};
-  return state < 5 ? kNames[state] : "unknown";
+  static constexpr const char* kNames[] = {"absent", "joined", "ready", "left", "gone", "fenced"};
+  return state < 6 ? kNames[state] : "unknown";
 }
 
 double MeanImbalance(const GroupCounters& c, uint64_t peak_sum, uint32_t ranks) {
@@ -106,6 +106,7 @@ Json GroupJson(const StatusGroup& g) {
           {"gate", GateName(g.gate_state)},
           {"first_planned_step", g.gate_value},
           {"generation", absl::StrFormat("%016x", g.generation)},
+          {"generations", g.generations},
           {"members", members},
           {"memory_bytes", g.memory_bytes},
           {"fallback_tokens_min", g.fallback_tokens_min},

@@ -24,6 +24,8 @@ class GroupMemory {
   // Descriptors in the order of protocol/message.h, after the doorbell: plan board, verdict board,
   // rank boards, slots.
   const std::vector<Descriptor>& segments() const { return segments_; }
+  // What is mapped here stays mapped.
+  void CloseSegments() { segments_.clear(); }
 
  private:
   std::string Add(const SegmentHeader& header, Mapping* mapping, bool writable);

@@ -44,6 +44,7 @@ AttachServer::AttachServer(const DaemonOptions& options, Descriptor listener, Pl
       stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       spare_(open("/dev/null", O_RDONLY | O_CLOEXEC)),
       planner_(planner),
+      groups_(options, planner),
       started_ns_(NowNs()) {
   Watch(listener_.get(), kListener);
   Watch(stop_.get(), kStop);
@@ -64,25 +65,33 @@ void AttachServer::Stop() {
 }
 
 void AttachServer::Run() {
-  for (;;) {
-    epoll_event events[64];
-    const int count = epoll_wait(epoll_.get(), events, 64, -1);
-    for (int i = 0; i < count; ++i) {
-      const uint64_t id = events[i].data.u64;
-      if (id == kStop) {
-        // Ranks fall back at once instead of waiting for rows nobody collects.
-        for (auto& [key, group] : groups_) group->End();
-        return;
-      }
-      if (id == kListener) {
-        Accept();
-      } else if (id & kPidfdBit) {
-        Close(id & ~kPidfdBit);
-      } else if (auto at = connections_.find(id); at != connections_.end()) {
-        Receive(at->second.get());
-      }
+  while (Serve(groups_.empty() ? -1 : int(kHeartbeatNs / 1'000'000))) {
+  }
+  groups_.EndAll();
+}
+
+bool AttachServer::Serve(int timeout_ms) {
+  epoll_event events[64];
+  const int count = epoll_wait(epoll_.get(), events, 64, timeout_ms);
+  for (int i = 0; i < count; ++i) {
+    const uint64_t id = events[i].data.u64;
+    if (id == kStop) return false;
+    if (id == kListener) {
+      Accept();
+    } else if (id & kPidfdBit) {
+      Close(id & ~kPidfdBit);
+    } else if (auto at = connections_.find(id); at != connections_.end()) {
+      Receive(at->second.get());
     }
   }
+  while (!doomed_.empty()) {
+    const uint64_t id = doomed_.back();
+    doomed_.pop_back();
+    Close(id);
+  }
+  const uint64_t now = NowNs();
+  if (now - leases_checked_ns_ >= kHeartbeatNs) CheckLeases(now);
+  return true;
 }
 
 void AttachServer::Accept() {
@@ -105,13 +114,7 @@ void AttachServer::Accept() {
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size)) return;
   connection->uid = credentials.uid;
   connection->pid = credentials.pid;
-  if (connections_.size() >= options_.max_connections) {
-    Refuse(connection.get(),
-           "the daemon has " + std::to_string(connections_.size()) +
-               " connections, --max_connections is " + std::to_string(options_.max_connections),
-           /*retry=*/true);
-    return;
-  }
+  if (RefuseTooMany(connection.get())) return;
   int pidfd = -1;
   size = sizeof pidfd;
   if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size))  // before Linux 6.5
@@ -120,6 +123,20 @@ void AttachServer::Accept() {
   connection->id = next_id_++;
   Watch(fd, connection->id);
   connections_[connection->id] = std::move(connection);
+}
+
+bool AttachServer::RefuseTooMany(Connection* connection) {
+  uint64_t own = 0;
+  for (const auto& [id, other] : connections_) own += other->uid == connection->uid;
+  std::string wrong;
+  if (connections_.size() >= options_.max_connections)
+    wrong = "the daemon has " + std::to_string(connections_.size()) +
+            " connections, --max_connections is " + std::to_string(options_.max_connections);
+  else if (own >= options_.uid_connections)
+    wrong = "uid " + std::to_string(connection->uid) + " has " + std::to_string(own) +
+            " connections, --uid_connections is " + std::to_string(options_.uid_connections);
+  if (!wrong.empty()) Refuse(connection, wrong, /*retry=*/true);
+  return !wrong.empty();
 }
 
 void AttachServer::Receive(Connection* connection) {
@@ -156,71 +173,78 @@ bool AttachServer::Handle(Connection* connection, const Packet& packet) {
   Ready ready;
   Leave leave;
   StatusRequest status;
-  if (As(packet.bytes, packet.size, &ready)) {
-    if (!connection->group || ready.generation != connection->group->generation())
-      return Refuse(connection, "Ready for a generation that was not joined");
-    if (connection->group->Ready(connection->rank))
-      LogInfo("group %s: all %d ranks ready, first planned step %d", connection->group->key().name,
-              connection->group->layout().config.ranks,
-              LoadGate(connection->group->boards().gate()).value);
-    return true;
-  }
-  if (As(packet.bytes, packet.size, &leave)) {
-    LeaveGroup(connection, MemberState::kLeft);
-    return true;
-  }
+  Join join;
+  if (As(packet.bytes, packet.size, &ready)) return HandleReady(connection, ready);
   if (As(packet.bytes, packet.size, &status)) return HandleStatus(connection);
-  return HandleJoin(connection, packet);
+  if (As(packet.bytes, packet.size, &join)) return HandleJoin(connection, join);
+  if (!As(packet.bytes, packet.size, &leave))
+    return Refuse(connection, "unknown message of " + std::to_string(packet.size) + " bytes");
+  LeaveGroup(connection, MemberState::kLeft);
+  return true;
 }
 
-bool AttachServer::HandleJoin(Connection* connection, const Packet& packet) {
-  Join join;
-  if (!As(packet.bytes, packet.size, &join))
-    return Refuse(connection, "unknown message of " + std::to_string(packet.size) + " bytes");
-  if (connection->group) return Refuse(connection, "this connection has joined a group already");
-  std::string wrong = CheckConfig(join.config);
-  if (wrong.empty() && join.rank >= join.config.ranks)
-    wrong = "rank is " + std::to_string(join.rank) + ", must be below ranks (" +
-            std::to_string(join.config.ranks) + ")";
-  if (!wrong.empty()) return Refuse(connection, wrong);
+bool AttachServer::HandleReady(Connection* connection, const Ready& ready) {
+  Group* group = connection->group.get();
+  if (!group || !group->Ready(connection->id, connection->rank, ready.generation))
+    return Refuse(connection, "Ready for a generation of which it is no member; join again",
+                  /*retry=*/true);
+  const Gate gate = group->generation()->gate();
+  if (gate.state == GateState::kOpen)
+    LogInfo("group %s: all %d ranks ready, first planned step %d", group->key().name,
+            group->config().ranks, gate.value);
+  return true;
+}
 
-  GroupKey key;
-  key.uid = connection->uid;
-  key.name = GetText(join.config.name);
-  std::memcpy(key.nonce.data(), join.config.nonce, sizeof join.config.nonce);
-  std::shared_ptr<Group> group = FindOrCreate(key, join.config, &wrong);
-  if (!group) return Refuse(connection, wrong);
-  wrong = group->Join(join);
-  if (!wrong.empty()) return Refuse(connection, wrong);
+bool AttachServer::HandleJoin(Connection* connection, const Join& join) {
+  if (connection->group &&
+      (connection->rank != join.rank || connection->group->key().name != GetText(join.config.name)))
+    return Refuse(connection, "this connection is rank " + std::to_string(connection->rank) +
+                                  " of group " + connection->group->key().name +
+                                  ", it cannot join as another one");
+  Refusal refusal;
+  std::shared_ptr<Group> group = groups_.Join(connection->id, connection->uid, join, &refusal);
+  if (!group) return Refuse(connection, refusal);
+  // Proven death closes the membership even when a forked child keeps the socket open.
+  if (connection->pidfd && !connection->group)
+    Watch(connection->pidfd.get(), connection->id | kPidfdBit);
   connection->group = group;
   connection->rank = join.rank;
-  // Proven death closes the membership even when a forked child keeps the socket open.
-  if (connection->pidfd) Watch(connection->pidfd.get(), connection->id | kPidfdBit);
-  LogInfo("group %s: rank %d of %d joined (pid %d, uid %d)", key.name, join.rank, join.config.ranks,
-          connection->pid, connection->uid);
-  return group->SendSegments(connection->socket.get());
+  LogInfo("group %s: rank %d of %d joined (pid %d, uid %d)", group->key().name, join.rank,
+          join.config.ranks, connection->pid, connection->uid);
+  BeginGeneration(group);
+  return true;
 }
 
-std::shared_ptr<Group> AttachServer::FindOrCreate(const GroupKey& key, const GroupConfig& config,
-                                                  std::string* wrong) {
-  if (auto at = groups_.find(key); at != groups_.end()) return at->second;
-  const uint64_t bytes = GroupLayout(config).total_bytes();
-  if (bytes > options_.memory_limit_bytes - memory_bytes_) {
-    *wrong = "the group needs " + std::to_string(bytes >> 20) + " MiB of shared memory, " +
-             std::to_string((options_.memory_limit_bytes - memory_bytes_) >> 20) +
-             " MiB are left; lower slots or slot_sets, or raise --memory_limit_mib";
-    return nullptr;
+// When the last rank has joined. A generation that cannot be had is refused to all of them.
+void AttachServer::BeginGeneration(const std::shared_ptr<Group>& group) {
+  Refusal refusal;
+  const bool began = groups_.Begin(group.get(), &refusal);
+  if (!began && refusal.text.empty()) return;
+  for (auto& [id, connection] : connections_) {
+    if (connection->group != group) continue;
+    if (began ? !group->generation()->SendSegments(connection->socket.get(), options_.lease_ns)
+              : !Refuse(connection.get(), refusal))
+      doomed_.push_back(id);
   }
-  PlanOptions plan_options;
-  plan_options.epsilon_ppm = options_.epsilon_ppm;
-  std::shared_ptr<Group> group = Group::Create(key, config, plan_options, wrong);
-  if (!group) return nullptr;
-  memory_bytes_ += bytes;
-  groups_[key] = group;
-  planner_->Add(group);
-  LogInfo("group %s: %d ranks, %d experts, %d slots per rank, %d MiB of shared memory", key.name,
-          config.ranks, config.experts, config.slots, bytes >> 20);
-  return group;
+}
+
+void AttachServer::CheckLeases(uint64_t now) {
+  leases_checked_ns_ = now;
+  for (const Groups::Fenced& fenced : groups_.Fence(now)) {
+    for (uint32_t rank : fenced.ranks)
+      LogWarning("group %s: rank %d is fenced: no heartbeat for --lease_ms",
+                 fenced.group->key().name, rank);
+    TellOver(*fenced.group);
+  }
+}
+
+void AttachServer::TellOver(const Group& group) {
+  if (!group.generation()) return;
+  Over over;
+  over.generation = group.generation()->id();
+  for (auto& [id, connection] : connections_)
+    if (connection->group.get() == &group)
+      SendMessage(connection->socket.get(), over, nullptr, 0, MSG_DONTWAIT);
 }
 
 bool AttachServer::HandleStatus(Connection* connection) {
@@ -235,10 +259,10 @@ bool AttachServer::HandleStatus(Connection* connection) {
   auto visible = [&](const GroupKey& key) {
     return connection->uid == 0 || connection->uid == geteuid() || connection->uid == key.uid;
   };
-  for (auto& [key, group] : groups_) daemon.groups += visible(key);
+  for (auto& [key, group] : groups_.all()) daemon.groups += visible(key);
   const int socket = connection->socket.get();
   bool sent = SendMessage(socket, daemon, nullptr, 0, MSG_DONTWAIT);
-  for (auto& [key, group] : groups_)
+  for (auto& [key, group] : groups_.all())
     if (sent && visible(key)) sent = SendMessage(socket, group->Status(), nullptr, 0, MSG_DONTWAIT);
   return sent && SendMessage(socket, StatusEnd(), nullptr, 0, MSG_DONTWAIT);
 }
@@ -253,18 +277,18 @@ bool AttachServer::Refuse(Connection* connection, const std::string& text, bool 
   return false;
 }
 
+bool AttachServer::Refuse(Connection* connection, const Refusal& refusal) {
+  return Refuse(connection, refusal.text, refusal.retry);
+}
+
 void AttachServer::LeaveGroup(Connection* connection, MemberState how) {
-  std::shared_ptr<Group> group = std::move(connection->group);
+  const std::shared_ptr<Group> group = std::move(connection->group);
   connection->group = nullptr;
   if (!group) return;
-  group->Gone(connection->rank, how);
   LogInfo("group %s: rank %d %s", group->key().name, connection->rank,
           how == MemberState::kLeft ? "left" : "is gone");
-  if (!group->empty()) return;
-  planner_->Remove(group.get());
-  memory_bytes_ -= group->layout().total_bytes();
-  groups_.erase(group->key());
-  LogInfo("group %s: closed", group->key().name);
+  groups_.Gone(group, connection->id, connection->rank, how);
+  TellOver(*group);
 }
 
 void AttachServer::Close(uint64_t id) {

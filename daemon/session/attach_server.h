@@ -1,14 +1,15 @@
 // The session thread: accepts ranks and operators, forms groups, notices who is gone. Woken by the
-// attach socket, by connections and by pidfds.
+// attach socket, by connections, by pidfds, and ten times a second by its clock while there are groups (leases).
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "daemon/options.h"
-#include "daemon/session/group.h"
+#include "daemon/session/groups.h"
 #include "daemon/session/plan_loop.h"
 #include "protocol/transport/seqpacket.h"
 
@@ -22,33 +23,41 @@ class AttachServer {
   // The body of the thread; returns after Stop, with every generation ended.
   void Run();
   void Stop();
+  // One round of Run: serves what is there, waiting at most `timeout_ms`; false after Stop.
+  bool Serve(int timeout_ms);
 
  private:
   struct Connection;
 
   void Accept();
+  bool RefuseTooMany(Connection* connection);
   void Watch(int fd, uint64_t id);
   void Receive(Connection* connection);
   // False: the connection is to be closed.
   bool Handle(Connection* connection, const Packet& packet);
-  bool HandleJoin(Connection* connection, const Packet& packet);
+  bool HandleReady(Connection* connection, const Ready& ready);
+  bool HandleJoin(Connection* connection, const Join& join);
   bool HandleStatus(Connection* connection);
   // Always false. retry: the reason may go away by itself.
   bool Refuse(Connection* connection, const std::string& text, bool retry = false);
-  std::shared_ptr<Group> FindOrCreate(const GroupKey& key, const GroupConfig& config,
-                                      std::string* wrong);
+  bool Refuse(Connection* connection, const Refusal& refusal);
+  void BeginGeneration(const std::shared_ptr<Group>& group);
+  void CheckLeases(uint64_t now);
+  // To the members' connections: the generation is over.
+  void TellOver(const Group& group);
   void Close(uint64_t id);
   void LeaveGroup(Connection* connection, MemberState how);
 
   const DaemonOptions options_;
   Descriptor listener_, epoll_, stop_, spare_;
   PlanLoop* const planner_;
+  Groups groups_;
   const uint64_t started_ns_;
+  uint64_t leases_checked_ns_ = 0;
   uint64_t next_id_ = 2;  // 0 is the listener, 1 the stop event
   uint64_t refused_ = 0;
-  uint64_t memory_bytes_ = 0;  // of all groups
   std::map<uint64_t, std::unique_ptr<Connection>> connections_;
-  std::map<GroupKey, std::shared_ptr<Group>> groups_;
+  std::vector<uint64_t> doomed_;  // to be closed at the end of the round
 };
 
 }  // namespace ultraep

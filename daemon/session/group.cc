@@ -1,128 +1,136 @@
 #include "daemon/session/group.h"
 
-#include <sys/eventfd.h>
-#include <sys/random.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
+#include <utility>
 
 #include "protocol/transport/waiting.h"
 
 namespace ultraep {
 namespace {
 
-// Random, so that memory of an earlier daemon is never taken for this one's. 0 means "none".
-uint64_t NewGeneration() {
-  uint64_t value = 0;
-  while (value == 0)
-    if (getrandom(&value, sizeof value, 0) != sizeof value) value = NowNs();
-  return value;
-}
+// Boards of earlier generations that are kept for members slow to switch. More than one only when
+// generations ended before anybody reached their first step.
+constexpr size_t kEarlierKept = 8;
 
 }  // namespace
 
 Group::Group(const GroupKey& key, const GroupConfig& config)
-    : key_(key), layout_(config), members_(config.ranks, MemberState::kAbsent) {}
+    : key_(key), layout_(config), members_(config.ranks) {}
 
-std::shared_ptr<Group> Group::Create(const GroupKey& key, const GroupConfig& config,
-                                     const PlanOptions& options, std::string* wrong) {
-  std::shared_ptr<Group> group(new Group(key, config));
-  group->generation_ = NewGeneration();
-  group->doorbell_ = Descriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!group->doorbell_) {
-    *wrong = std::string("eventfd: ") + std::strerror(errno);
-    return nullptr;
-  }
-  *wrong = group->memory_.Create(group->layout_, group->generation_);
-  if (!wrong->empty()) return nullptr;
-  group->steps_ = std::make_unique<StepPlanner>(group->boards(), group->generation_, options);
-  return group;
+Refusal Group::CheckJoin(uint64_t owner, const ultraep::Join& request) const {
+  if (std::string differs = FirstDifference(layout_.config, request.config); !differs.empty())
+    return {"members of a group must agree: " + differs};
+  const Member& member = members_[request.rank];
+  const std::string rank = "rank " + std::to_string(request.rank);
+  if (member.owner && member.owner != owner)
+    return {rank + " has joined already, from another process; that one must end first", true};
+  if (member.state == MemberState::kJoined || (member.state == MemberState::kReady && !Over()))
+    return {rank + " has joined already; it joins again when the generation is over"};
+  return {};
 }
 
-std::string Group::Join(const ultraep::Join& request) {
-  if (std::string differs = FirstDifference(layout_.config, request.config); !differs.empty())
-    return "members of a group must agree: " + differs;
-  if (LoadGate(boards().gate()).over())
-    return "the group's generation is over (a member left or died); start the job with a new nonce";
-  if (members_[request.rank] != MemberState::kAbsent)
-    return "rank " + std::to_string(request.rank) +
-           " has joined already; every rank joins once, from one process";
-  SetMember(request.rank, MemberState::kJoined);
-  ++connected_;
+void Group::Join(uint64_t owner, const ultraep::Join& request) {
+  // What the old board says of this rank stays: whoever waits for it there waits in vain.
+  if (Over()) {
+    for (Member& m : members_)
+      if (m.state != MemberState::kJoined) m.state = MemberState::kAbsent;
+    earlier_.push_back(std::exchange(generation_, nullptr));
+    earlier_.back()->Retire();
+    if (earlier_.size() > kEarlierKept) earlier_.pop_front();
+  }
+  members_[request.rank] = {owner, MemberState::kJoined, {}};
   if (request.fallback_tokens &&
       (!fallback_tokens_min_ || request.fallback_tokens < fallback_tokens_min_))
     fallback_tokens_min_ = request.fallback_tokens;
+}
+
+bool Group::complete() const {
+  return !generation_ && Count(MemberState::kJoined) == layout_.config.ranks;
+}
+
+std::string Group::Begin(const PlanOptions& options) {
+  std::string wrong;
+  generation_ = GroupGeneration::Create(layout_.config, options, statistics_, &wrong);
+  if (!generation_) return wrong;
+  ++generations_;
+  generations_in_memory_ = std::min(generations_in_memory_ + 1, 2u);
+  for (uint32_t r = 0; r < members_.size(); ++r) SetMember(r, MemberState::kJoined);
   return "";
 }
 
-bool Group::SendSegments(int socket) const {
-  std::vector<int> descriptors{doorbell_.get()};
-  for (const Descriptor& d : memory_.segments()) descriptors.push_back(d.get());
-  Joined joined;
-  joined.generation = generation_;
-  joined.segments = uint32_t(descriptors.size());
-  if (!SendMessage(socket, joined, nullptr, 0, MSG_DONTWAIT)) return false;
-  for (uint32_t first = 0; first < descriptors.size(); first += kDescriptorsPerMessage) {
-    Segments part;
-    part.first = first;
-    part.count = std::min<uint32_t>(kDescriptorsPerMessage, uint32_t(descriptors.size()) - first);
-    if (!SendMessage(socket, part, &descriptors[first], part.count, MSG_DONTWAIT)) return false;
-  }
-  return true;
-}
-
-bool Group::Ready(uint32_t rank) {
+bool Group::Ready(uint64_t owner, uint32_t rank, uint64_t generation) {
+  const Member& member = members_[rank];
+  if (!generation_ || generation_->id() != generation || member.owner != owner ||
+      member.state != MemberState::kJoined)
+    return false;
   SetMember(rank, MemberState::kReady);
-  if (missing() || LoadGate(boards().gate()).state != GateState::kClosed) return false;
-  OpenGate(boards().gate());
-  PulseAndWake(boards().pulse());
+  if (Count(MemberState::kReady) < members_.size()) return true;
+  OpenGate(generation_->boards().gate());
+  PulseAndWake(generation_->boards().pulse());
+  generations_in_memory_ = 1;
   return true;
 }
 
-void Group::Gone(uint32_t rank, MemberState how) {
-  --connected_;
-  // Not Ready yet: it promised nothing, its place is free for the next try.
-  if (members_[rank] == MemberState::kJoined &&
-      LoadGate(boards().gate()).state == GateState::kClosed) {
-    SetMember(rank, MemberState::kAbsent);
+void Group::Gone(uint64_t owner, uint32_t rank, MemberState how) {
+  Member& member = members_[rank];
+  if (member.owner != owner) return;  // another process has its place
+  member.owner = 0;
+  // It may still take part in operations on the slots of generations that are over.
+  for (const auto& old : earlier_) old->SetMember(rank, how);
+  if (!generation_) {
+    member.state = MemberState::kAbsent;
     return;
   }
   SetMember(rank, how);
-  End();
+  generation_->End();
 }
 
-void Group::End() {
-  EndGate(boards().gate());
-  PulseAndWake(boards().pulse());
+std::vector<uint32_t> Group::Fence(uint64_t now, uint64_t lease_ns) {
+  std::vector<uint32_t> fenced;
+  if (!generation_ || Over()) return fenced;
+  for (uint32_t r = 0; r < members_.size(); ++r) {
+    const uint64_t beat =
+        generation_->boards().rank(r).heartbeat.value.load(std::memory_order_relaxed);
+    if (members_[r].lease.Expired(beat, now, lease_ns)) fenced.push_back(r);
+  }
+  for (uint32_t r : fenced) {
+    SetMember(r, MemberState::kFenced);
+    members_[r].owner = 0;  // its place is free: for itself once it wakes, or for a new process
+  }
+  if (!fenced.empty()) generation_->End();
+  return fenced;
 }
 
-uint32_t Group::missing() const {
-  return uint32_t(std::count_if(members_.begin(), members_.end(), [](MemberState m) {
-    return m == MemberState::kAbsent || m == MemberState::kJoined;
-  }));
+bool Group::empty() const {
+  return std::all_of(members_.begin(), members_.end(), [](const Member& m) { return !m.owner; });
+}
+
+uint32_t Group::Count(MemberState state) const {
+  return uint32_t(std::count_if(members_.begin(), members_.end(),
+                                [&](const Member& m) { return m.state == state; }));
 }
 
 void Group::SetMember(uint32_t rank, MemberState state) {
-  members_[rank] = state;
-  boards().member(rank).value.store(uint64_t(state), std::memory_order_seq_cst);
+  members_[rank].state = state;
+  generation_->SetMember(rank, state);
 }
 
 StatusGroup Group::Status() const {
   StatusGroup status;
-  const Gate gate = LoadGate(boards().gate());
   status.config = layout_.config;
   status.uid = key_.uid;
-  status.gate_state = uint32_t(gate.state);
-  status.gate_value = gate.value;
-  status.generation = generation_;
-  status.memory_bytes = layout_.total_bytes();
+  status.generations = generations_;
+  status.memory_bytes = memory_bytes();
   status.fallback_tokens_min = fallback_tokens_min_;
-  status.counters = steps_->Counters();
-  if (gate.state != GateState::kClosed && gate.state != GateState::kDead)
-    status.next_sequence =
-        gate.value + status.counters.steps_planned + status.counters.steps_fallback;
-  for (uint32_t r = 0; r < members_.size(); ++r) status.members[r] = uint8_t(members_[r]);
+  status.counters = statistics_->Counters();
+  if (generation_) {
+    const Gate gate = generation_->gate();
+    status.gate_state = uint32_t(gate.state);
+    status.gate_value = gate.value;
+    status.generation = generation_->id();
+    status.next_sequence = generation_->steps().next_sequence();
+  }
+  for (uint32_t r = 0; r < members_.size(); ++r) status.members[r] = uint8_t(members_[r].state);
   return status;
 }
 

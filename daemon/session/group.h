@@ -1,16 +1,19 @@
-// One generation of an EP group: its memory, its members, its steps.
+// An EP group: who its members are, and the generations of its memory, one after the other. Knows
+// no sockets.
 #pragma once
 
 #include <sys/types.h>
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "daemon/memory/group_memory.h"
-#include "daemon/session/step_planner.h"
+#include "daemon/session/group_generation.h"
+#include "daemon/session/statistics.h"
+#include "protocol/lease.h"
 #include "protocol/message.h"
 
 namespace ultraep {
@@ -24,44 +27,64 @@ struct GroupKey {
   auto operator<=>(const GroupKey&) const = default;
 };
 
-// Members are the session thread's, steps() the planner thread's; the boards are shared by nature.
+// Why a member may not join now; empty: it may. retry: the reason may go away by itself.
+struct Refusal {
+  std::string text;
+  bool retry = false;
+};
+
+// The session thread's. A member is known by the id of its connection ("owner", never 0).
 class Group {
  public:
-  // Null with `wrong` set when the memory cannot be had.
-  static std::shared_ptr<Group> Create(const GroupKey& key, const GroupConfig& config,
-                                       const PlanOptions& options, std::string* wrong);
+  Group(const GroupKey& key, const GroupConfig& config);
 
   const GroupKey& key() const { return key_; }
-  const GroupLayout& layout() const { return layout_; }
-  const Boards& boards() const { return memory_.boards(); }
-  uint64_t generation() const { return generation_; }
-  int doorbell() const { return doorbell_.get(); }
-  StepPlanner& steps() { return *steps_; }
+  const GroupConfig& config() const { return layout_.config; }
+  // The present generation; null before the first.
+  const std::shared_ptr<GroupGeneration>& generation() const { return generation_; }
 
-  // Session thread only. Join says why not, or nothing.
-  std::string Join(const ultraep::Join& request);
-  bool SendSegments(int socket) const;
-  // True when this was the last one missing: the gate is open now.
-  bool Ready(uint32_t rank);
-  // The member left or died: ends the generation and wakes everybody.
-  void Gone(uint32_t rank, MemberState how);
-  void End();
-  bool empty() const { return connected_ == 0; }
-  uint32_t missing() const;
+  Refusal CheckJoin(uint64_t owner, const ultraep::Join& request) const;
+  // It waits for the next generation now. CheckJoin has let it.
+  void Join(uint64_t owner, const ultraep::Join& request);
+  // Every rank waits: time to Begin.
+  bool complete() const;
+  // Makes the next generation, of new memory; rule 7 allows nothing else. Empty on success.
+  std::string Begin(const PlanOptions& options);
+  // False: not a member of that generation (it was fenced meanwhile). Opens the gate with the last
+  // one.
+  bool Ready(uint64_t owner, uint32_t rank, uint64_t generation);
+  // The member left or died: ends the generation.
+  void Gone(uint64_t owner, uint32_t rank, MemberState how);
+  // Ends the generation of members whose heartbeat stands still. Their ranks, most often none.
+  std::vector<uint32_t> Fence(uint64_t now, uint64_t lease_ns);
+
+  bool empty() const;  // no connection left
+  // Shared memory that it may occupy: a generation's slots live until its members have switched to
+  // the next one.
+  uint64_t memory_bytes() const { return layout_.total_bytes() * generations_in_memory_; }
+  uint64_t next_generation_bytes() const { return layout_.total_bytes(); }
   StatusGroup Status() const;
 
  private:
-  Group(const GroupKey& key, const GroupConfig& config);
+  struct Member {
+    uint64_t owner = 0;
+    MemberState state = MemberState::kAbsent;
+    Lease lease;
+  };
+
+  bool Over() const { return generation_ && generation_->gate().over(); }
   void SetMember(uint32_t rank, MemberState state);
+  uint32_t Count(MemberState state) const;
 
   const GroupKey key_;
   const GroupLayout layout_;
-  uint64_t generation_ = 0;
-  GroupMemory memory_;
-  Descriptor doorbell_;
-  std::unique_ptr<StepPlanner> steps_;
-  std::vector<MemberState> members_;
-  uint32_t connected_ = 0;
+  const std::shared_ptr<StepStatistics> statistics_ = std::make_shared<StepStatistics>();
+  std::shared_ptr<GroupGeneration> generation_;
+  // Earlier generations: members may still use their slots and look there for who is gone.
+  std::deque<std::shared_ptr<GroupGeneration>> earlier_;
+  uint64_t generations_ = 0;
+  uint32_t generations_in_memory_ = 0;
+  std::vector<Member> members_;
   uint64_t fallback_tokens_min_ = 0;
 };
 

@@ -36,23 +36,23 @@ PlanLoop::PlanLoop(Waker* waker, int64_t spin_us)
   epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, control_.get(), &event);
 }
 
-void PlanLoop::Add(std::shared_ptr<Group> group) {
+void PlanLoop::Add(std::shared_ptr<GroupGeneration> generation) {
   epoll_event event{};
   event.events = EPOLLIN | EPOLLET;
-  event.data.fd = group->doorbell();
-  epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, group->doorbell(), &event);
+  event.data.fd = generation->doorbell();
+  epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, generation->doorbell(), &event);
   {
     std::lock_guard lock(mutex_);
-    wanted_.push_back(std::move(group));
+    wanted_.push_back(std::move(generation));
   }
   Changed();
 }
 
-void PlanLoop::Remove(const Group* group) {
-  epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, group->doorbell(), nullptr);
+void PlanLoop::Remove(const GroupGeneration* generation) {
+  epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, generation->doorbell(), nullptr);
   {
     std::lock_guard lock(mutex_);
-    std::erase_if(wanted_, [&](const auto& g) { return g.get() == group; });
+    std::erase_if(wanted_, [&](const auto& g) { return g.get() == generation; });
   }
   Changed();
 }
@@ -72,31 +72,33 @@ void PlanLoop::TakeChanges() {
   const uint64_t version = version_.load(std::memory_order_acquire);
   if (version == seen_version_) return;
   seen_version_ = version;
-  std::vector<std::shared_ptr<Group>> before;
+  std::vector<std::shared_ptr<GroupGeneration>> before;
   {
     std::lock_guard lock(mutex_);
-    before = std::exchange(groups_, wanted_);
+    before = std::exchange(generations_, wanted_);
   }
-  // Freeing a group's memory may take long: the waker drops the last reference.
-  for (auto& group : before)
-    if (std::find(groups_.begin(), groups_.end(), group) == groups_.end())
-      waker_->Wake(std::move(group));
+  // Freeing its memory may take long: the waker drops the last reference.
+  for (auto& generation : before)
+    if (std::find(generations_.begin(), generations_.end(), generation) == generations_.end())
+      waker_->Wake(std::move(generation));
   uint32_t ranks = 0;
-  for (const auto& g : groups_) ranks += g->layout().config.ranks;
+  for (const auto& g : generations_) ranks += g->layout().config.ranks;
   spin_ns_.store(spin_us_ >= 0 ? uint64_t(spin_us_) * 1000
                                : (AllowedCpus() > ranks ? kPlannerSpinNs : 0));
 }
 
 bool PlanLoop::PollAll(uint64_t now) {
   bool progress = false;
-  for (const auto& group : groups_) {
-    group->boards().plan().heartbeat.value.store(now, std::memory_order_relaxed);
+  for (const auto& generation : generations_) {
+    generation->boards().plan().heartbeat.value.store(now, std::memory_order_relaxed);
     // At most a window per round: no group may keep the others waiting.
-    for (uint32_t k = group->layout().config.window; k > 0; --k) {
-      if (group->steps().Poll() != StepPlanner::Progress::kStep) break;
+    for (uint32_t k = generation->layout().config.window; k > 0; --k) {
+      if (generation->steps().Poll() != StepPlanner::Progress::kStep) break;
       progress = true;
-      group->boards().pulse().count.fetch_add(1, std::memory_order_seq_cst);
-      if (AnySleeping(group->boards())) waker_->Wake(group);
+      ULTRAEP_POINT("pulse:before");
+      generation->boards().pulse().count.fetch_add(1, std::memory_order_seq_cst);
+      ULTRAEP_POINT("pulse:raised");
+      if (AnySleeping(generation->boards())) waker_->Wake(generation);
     }
   }
   return progress;
@@ -105,15 +107,20 @@ bool PlanLoop::PollAll(uint64_t now) {
 // The flag goes up, then the rows are looked at once more: a rank stores its stamp, then reads the
 // flag, so one of the two sees the other.
 void PlanLoop::Sleep() {
-  for (const auto& g : groups_)
+  for (const auto& g : generations_)
     g->boards().plan().sleeping.value.store(1, std::memory_order_seq_cst);
   if (!PollAll(NowNs())) {
     epoll_event events[16];
-    const int timeout = groups_.empty() ? -1 : int(kHeartbeatNs / 1'000'000);
+    const int timeout = generations_.empty() ? -1 : int(kHeartbeatNs / 1'000'000);
     epoll_wait(epoll_.get(), events, 16, timeout);
   }
-  for (const auto& g : groups_)
+  for (const auto& g : generations_)
     g->boards().plan().sleeping.value.store(0, std::memory_order_relaxed);
+}
+
+bool PlanLoop::Round() {
+  TakeChanges();
+  return PollAll(NowNs());
 }
 
 void PlanLoop::Run() {

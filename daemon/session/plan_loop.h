@@ -1,4 +1,4 @@
-// The planner thread: looks at every group's next step, spins while steps come fast, sleeps on the
+// The planner thread: looks at every generation's next step, spins while steps come fast, sleeps on the
 // groups' doorbells otherwise. Woken by plugins.
 #pragma once
 
@@ -8,7 +8,7 @@
 #include <mutex>
 #include <vector>
 
-#include "daemon/session/group.h"
+#include "daemon/session/group_generation.h"
 #include "daemon/session/waker.h"
 
 namespace ultraep {
@@ -21,9 +21,11 @@ class PlanLoop {
   // The body of the thread; returns after Stop.
   void Run();
   void Stop();
+  // One look at every generation; true when a verdict was reached.
+  bool Round();
   // Any thread.
-  void Add(std::shared_ptr<Group> group);
-  void Remove(const Group* group);
+  void Add(std::shared_ptr<GroupGeneration> generation);
+  void Remove(const GroupGeneration* generation);
   uint64_t spin_ns() const { return spin_ns_.load(std::memory_order_relaxed); }
 
  private:
@@ -39,11 +41,11 @@ class PlanLoop {
   std::atomic<bool> stopped_{false};
 
   std::mutex mutex_;  // guards wanted_
-  std::vector<std::shared_ptr<Group>> wanted_;
+  std::vector<std::shared_ptr<GroupGeneration>> wanted_;
   std::atomic<uint64_t> version_{0};
 
   // The thread's own.
-  std::vector<std::shared_ptr<Group>> groups_;
+  std::vector<std::shared_ptr<GroupGeneration>> generations_;
   uint64_t seen_version_ = 0;
 };
 

@@ -1,15 +1,13 @@
 #include "daemon/session/step_planner.h"
 
-#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "daemon/log.h"
 #include "protocol/transport/waiting.h"
 
 namespace ultraep {
 namespace {
-
-constexpr size_t kSolvesRemembered = 4096;
 
 // What the plan is a function of (rule 11): rows, shape, options.
 uint64_t ProblemDigest(const PlanShape& shape, const PlanOptions& options, LoadView load) {
@@ -24,8 +22,12 @@ uint64_t ProblemDigest(const PlanShape& shape, const PlanOptions& options, LoadV
 
 }  // namespace
 
-StepPlanner::StepPlanner(const Boards& boards, uint64_t generation, const PlanOptions& options)
-    : boards_(boards), generation_(generation), options_(options) {
+StepPlanner::StepPlanner(const Boards& boards, uint64_t generation, const PlanOptions& options,
+                         std::shared_ptr<StepStatistics> statistics)
+    : boards_(boards),
+      generation_(generation),
+      options_(options),
+      statistics_(std::move(statistics)) {
   const GroupConfig& c = boards_.layout->config;
   have_row_.resize(c.ranks);
   headers_.resize(c.ranks);
@@ -44,46 +46,45 @@ StepPlanner::Progress StepPlanner::Poll() {
     started_ = true;
     next_ = gate.value;
   }
-  const uint64_t word = boards_.word(next_).value.load(std::memory_order_acquire);
+  const uint64_t sequence = next_;
+  const uint64_t word = boards_.word(sequence).value.load(std::memory_order_acquire);
   const uint64_t decided = VerdictWord::Decode(word).next;
-  if (decided > next_ + 1) {  // no rank can be a ring ahead of us: somebody scribbles
-    LogError("step %d: its verdict word says step %d; the generation is ended", next_, decided - 1);
+  if (decided > sequence + 1) {  // no rank can be a ring ahead of us: somebody scribbles
+    LogError("step %d: its verdict word says step %d; the generation is ended", sequence,
+             decided - 1);
     EndGate(boards_.gate());
     return Progress::kOver;
   }
-  if (decided == next_ + 1) {  // a rank's deadline was faster
-    CountFallback();
+  if (decided == sequence + 1) {  // a rank's deadline was faster
+    statistics_->FellBack(Reason::kDeadline);
     return Advance();
   }
-  if (!CollectRows()) return Progress::kNone;
-  boards_.collected(next_).value.store(next_ + 1, std::memory_order_release);
-  Decide();
+  if (!CollectRows(sequence)) return Progress::kNone;
+  ULTRAEP_POINT("collected:before");
+  boards_.collected(sequence).value.store(sequence + 1, std::memory_order_release);
+  ULTRAEP_POINT("collected:set");
+  Decide(sequence);
   return Advance();
 }
 
 StepPlanner::Progress StepPlanner::Advance() {
-  ++next_;
+  next_.fetch_add(1, std::memory_order_relaxed);
   copied_ = 0;
   have_row_.assign(have_row_.size(), false);
   return Progress::kStep;
 }
 
-void StepPlanner::CountFallback() {
-  std::lock_guard lock(mutex_);
-  ++counters_.steps_fallback;
-}
-
 // Copies the rows that have come since the last look; true when all are there. The stamp orders:
 // whoever sees it sees header and row.
-bool StepPlanner::CollectRows() {
+bool StepPlanner::CollectRows(uint64_t sequence) {
   const GroupConfig& c = boards_.layout->config;
   for (uint32_t r = 0; r < c.ranks; ++r) {
     if (have_row_[r]) continue;
     // Sequentially consistent: pairs with the rank that stores its stamp, then reads our sleeping
     // flag.
-    if (boards_.stamp(r, next_).value.load(std::memory_order_seq_cst) != next_ + 1) continue;
-    CopyFromShared(&headers_[r], boards_.row_header(r, next_), sizeof(RowHeader));
-    CopyFromShared(&rows_[uint64_t{r} * row_stride_], boards_.row(r, next_),
+    if (boards_.stamp(r, sequence).value.load(std::memory_order_seq_cst) != sequence + 1) continue;
+    CopyFromShared(&headers_[r], boards_.row_header(r, sequence), sizeof(RowHeader));
+    CopyFromShared(&rows_[uint64_t{r} * row_stride_], boards_.row(r, sequence),
                    uint64_t{row_stride_} * 4);
     have_row_[r] = true;
     ++copied_;
@@ -91,31 +92,30 @@ bool StepPlanner::CollectRows() {
   return copied_ == c.ranks;
 }
 
-// The first reason not to plan from the private copies, or null.
-const char* StepPlanner::CheckRows() {
+// The first reason not to plan from the private copies, or none.
+std::optional<StepPlanner::Reason> StepPlanner::CheckRows(uint64_t sequence) {
   const GroupConfig& c = boards_.layout->config;
   for (uint32_t r = 0; r < c.ranks; ++r) {
     const RowHeader& h = headers_[r];
-    if (h.generation != generation_ || h.sequence != next_) return "bad row";
+    if (h.generation != generation_ || h.sequence != sequence) return Reason::kBadRow;
     if (h.layer != headers_[0].layer || h.microbatch != headers_[0].microbatch)
-      return "order mismatch";
+      return Reason::kOrderMismatch;
     const uint32_t* row = &rows_[uint64_t{r} * row_stride_];
     const uint64_t tokens = RowTokens(row, c.experts);
-    if (h.layer >= c.layers || h.tokens != tokens || tokens > kMaxRowTokens) return "bad row";
+    if (h.layer >= c.layers || h.tokens != tokens || tokens > kMaxRowTokens)
+      return Reason::kBadRow;
     std::memcpy(&load_[uint64_t{r} * c.experts], row, uint64_t{c.experts} * 4);
   }
-  return nullptr;
+  return std::nullopt;
 }
 
-void StepPlanner::Decide() {
+void StepPlanner::Decide(uint64_t sequence) {
   const GroupConfig& c = boards_.layout->config;
-  Word& word = boards_.word(next_);
+  Word& word = boards_.word(sequence);
   bool won = false;
-  if (const char* wrong = CheckRows()) {
-    Propose(word, next_, Verdict::kFallback, &won);
-    std::lock_guard lock(mutex_);
-    ++counters_.steps_fallback;
-    ++(wrong[0] == 'o' ? counters_.order_mismatch : counters_.bad_rows);
+  if (const std::optional<Reason> wrong = CheckRows(sequence)) {
+    Propose(word, sequence, Verdict::kFallback, &won);
+    statistics_->FellBack(*wrong);
     return;
   }
   const LoadView load{load_.data(), c.ranks, c.experts};
@@ -126,13 +126,13 @@ void StepPlanner::Decide() {
   PlanFault fault =
       checker_.Check(c.shape(), plan_.replicas, [&](uint32_t e) { return ExpertTokens(load, e); });
   if (fault) {  // our defect; the group goes on with main copies
-    LogError("step %d: the planner made an illegal plan: %s", next_, fault.text());
+    LogError("step %d: the planner made an illegal plan: %s", sequence, fault.text());
     plan_.replicas.clear();
     plan_.certificate.peak = plan_.certificate.peak_before;
   }
   record_.header = PlanHeader{};
   record_.header.generation = generation_;
-  record_.header.sequence = next_;
+  record_.header.sequence = sequence;
   record_.header.layer = headers_[0].layer;
   record_.header.microbatch = headers_[0].microbatch;
   record_.header.problem = ProblemDigest(c.shape(), options_, load);
@@ -140,46 +140,12 @@ void StepPlanner::Decide() {
   record_.header.solve_ns = solve_ns;
   record_.replicas = plan_.replicas;
   record_.Close(load);
-  WriteRecord(boards_.layout->record, boards_.record(next_), record_);
-  Propose(word, next_, Verdict::kPlan, &won);
-  if (won) {
-    Account(plan_, solve_ns);
-  } else {
-    CountFallback();
-  }
-}
-
-void StepPlanner::Account(const Plan& plan, uint64_t solve_ns) {
-  const uint32_t ranks = boards_.layout->config.ranks;
-  const Certificate& c = plan.certificate;
-  std::lock_guard lock(mutex_);
-  if (solve_ns_.size() < kSolvesRemembered)
-    solve_ns_.push_back(solve_ns);
+  WriteRecord(boards_.layout->record, boards_.record(sequence), record_);
+  Propose(word, sequence, Verdict::kPlan, &won);
+  if (won)
+    statistics_->Planned(plan_.certificate, c.ranks, plan_.replicas.size(), solve_ns);
   else
-    solve_ns_[counters_.steps_planned % kSolvesRemembered] = solve_ns;
-  ++counters_.steps_planned;
-  counters_.replicas += plan.replicas.size();
-  counters_.peak_before_sum += c.peak_before;
-  counters_.peak_sum += c.peak;
-  counters_.tokens_sum += c.total;
-  counters_.last_imbalance_before = Imbalance(c.peak_before, c.total, ranks);
-  counters_.last_imbalance_after = Imbalance(c.peak, c.total, ranks);
-}
-
-GroupCounters StepPlanner::Counters() const {
-  GroupCounters counters;
-  std::vector<uint64_t> solves;
-  {
-    std::lock_guard lock(mutex_);
-    counters = counters_;
-    solves = solve_ns_;
-  }
-  if (!solves.empty()) {
-    std::sort(solves.begin(), solves.end());
-    counters.solve_p50_ns = solves[solves.size() / 2];
-    counters.solve_p99_ns = solves[solves.size() * 99 / 100];
-  }
-  return counters;
+    statistics_->FellBack(Reason::kDeadline);
 }
 
 }  // namespace ultraep

@@ -2,45 +2,49 @@
 // Knows nothing of sockets or threads; works on whatever memory the boards point to.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
-#include <mutex>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "daemon/planner/solve_plan.h"
+#include "daemon/session/statistics.h"
 #include "protocol/boards.h"
-#include "protocol/message.h"
 
 namespace ultraep {
 
-// Called by one thread (the planner), except Counters.
+// Called by one thread (the planner).
 class StepPlanner {
  public:
   enum class Progress { kNone, kStep, kOver };
 
-  StepPlanner(const Boards& boards, uint64_t generation, const PlanOptions& options);
+  StepPlanner(const Boards& boards, uint64_t generation, const PlanOptions& options,
+              std::shared_ptr<StepStatistics> statistics);
 
   // Looks at the next step once; never waits. kStep: a verdict was reached (wake the ranks), kOver:
   // the generation is over and nothing will come any more.
   Progress Poll();
 
-  uint64_t next_sequence() const { return next_; }
-  // Any thread.
-  GroupCounters Counters() const;
+  // Any thread. 0 while the gate is closed.
+  uint64_t next_sequence() const { return next_.load(std::memory_order_relaxed); }
 
  private:
+  using Reason = StepStatistics::Reason;
+
   Progress Advance();  // to the next step
-  void CountFallback();
-  bool CollectRows();
-  void Decide();
-  const char* CheckRows();
-  void Account(const Plan& plan, uint64_t solve_ns);
+  bool CollectRows(uint64_t sequence);
+  void Decide(uint64_t sequence);
+  std::optional<Reason> CheckRows(uint64_t sequence);
 
   const Boards boards_;
   const uint64_t generation_;
   const PlanOptions options_;
 
+  const std::shared_ptr<StepStatistics> statistics_;
+
   bool started_ = false;
-  uint64_t next_ = 0;
+  std::atomic<uint64_t> next_{0};
   uint32_t copied_ = 0;  // rows of step next_ that are private already
   std::vector<bool> have_row_;
   std::vector<RowHeader> headers_;
@@ -52,10 +56,6 @@ class StepPlanner {
   Plan plan_;
   RecordedPlan record_;
   PlanChecker checker_;
-
-  mutable std::mutex mutex_;  // guards the two below
-  GroupCounters counters_;
-  std::vector<uint64_t> solve_ns_;  // ring of the last solves
 };
 
 }  // namespace ultraep

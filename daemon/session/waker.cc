@@ -8,13 +8,13 @@
 namespace ultraep {
 
 void Waker::Run() {
-  std::vector<std::shared_ptr<Group>> now;
+  std::vector<std::shared_ptr<GroupGeneration>> now;
   std::unique_lock lock(mutex_);
   while (!stopped_) {
     changed_.wait(lock, [&] { return stopped_ || !waiting_.empty(); });
     std::swap(now, waiting_);
     lock.unlock();
-    for (const auto& group : now) WakeAll(group->boards().pulse());
+    for (const auto& generation : now) WakeAll(generation->boards().pulse());
     now.clear();
     lock.lock();
   }
@@ -26,10 +26,10 @@ void Waker::Stop() {
   changed_.notify_one();
 }
 
-void Waker::Wake(std::shared_ptr<Group> group) {
+void Waker::Wake(std::shared_ptr<GroupGeneration> generation) {
   std::lock_guard lock(mutex_);
-  if (std::find(waiting_.begin(), waiting_.end(), group) == waiting_.end())
-    waiting_.push_back(std::move(group));
+  if (std::find(waiting_.begin(), waiting_.end(), generation) == waiting_.end())
+    waiting_.push_back(std::move(generation));
   changed_.notify_one();
 }
 

@@ -7,7 +7,7 @@
 #include <mutex>
 #include <vector>
 
-#include "daemon/session/group.h"
+#include "daemon/session/group_generation.h"
 
 namespace ultraep {
 
@@ -17,12 +17,12 @@ class Waker {
   void Run();
   void Stop();
   // Any thread. The group stays alive until its ranks are awake.
-  void Wake(std::shared_ptr<Group> group);
+  void Wake(std::shared_ptr<GroupGeneration> generation);
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<std::shared_ptr<Group>> waiting_;
+  std::vector<std::shared_ptr<GroupGeneration>> waiting_;
   bool stopped_ = false;
 };
 

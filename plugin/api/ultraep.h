@@ -13,7 +13,17 @@
  *
  * Without a daemon, and whenever balancing is not possible, the same calls work: the verdict is
  * DECLINED or FALLBACK, the plan has no replicas, routing goes to the main copies. Nothing here
- * ends or hangs the process. Calls on one client come from one thread at a time, except
+ * ends or hangs the process. When the daemon restarts, or a member is lost and comes back (also as
+ * a new process with the same group name, nonce and rank), the group goes on with a new generation
+ * of shared memory by itself.
+ *
+ * Backward and recompute keep the handle (ultraep_plan_retain): ultraep_route on it again refuses
+ * other counts, ultraep_stream_weights on it again restores its replicas. All ranks issue all
+ * streams and restores in the same order.
+ *
+ * ULTRAEP_FAILED means: a rank could not follow a plan that others follow; treat it like a failed
+ * collective. It is reported once per generation. A caller that goes on all the same gets declined
+ * steps until the next generation. Calls on one client come from one thread at a time, except
  * ultraep_client_state; plan handles may be used from any thread.
  *
  * Units: times in nanoseconds, sizes in bytes. A timeout < 0 means the group's step_timeout.
@@ -50,7 +60,7 @@ typedef enum ultraep_phase {
   ULTRAEP_DETACHED = 0, /* no daemon; trying to connect */
   ULTRAEP_JOINING = 1,  /* connected; other members are missing */
   ULTRAEP_OPEN = 2,     /* steps are planned */
-  ULTRAEP_OVER = 3,     /* the generation ended (daemon or member gone, or leave): steps decline */
+  ULTRAEP_OVER = 3,     /* the generation ended, the next one is being joined: steps decline; or left */
   ULTRAEP_REFUSED_JOIN = 4 /* the daemon refused; steps decline */
 } ultraep_phase;
 
@@ -89,6 +99,9 @@ typedef struct ultraep_client_info {
   ultraep_phase phase;
   uint64_t generation;  /* 0 before a join */
   char text[512];       /* why, in words */
+  uint64_t generations; /* that opened for this client so far */
+  uint64_t last_gap_ns; /* from noticing the end of the last one to the opening of the present one;
+                           0 for the first */
 } ultraep_client_info;
 
 typedef struct ultraep_replica {
@@ -110,9 +123,10 @@ typedef struct ultraep_plan_info {
   uint64_t peak;
   uint64_t lower_bound;
   uint64_t solve_ns;
-  uint64_t operation; /* number of its forward stream in its slot set, 0 = not streamed */
+  uint64_t operation; /* number of its last stream in the generation, 0 = never streamed */
   uint32_t slot_set;
   uint32_t unused;
+  uint64_t handle_bytes; /* private memory of this handle; none of it is shared memory */
 } ultraep_plan_info;
 
 /* What this rank itself sent for the plan's operation; complete once ultraep_release returned. */
@@ -140,7 +154,8 @@ ULTRAEP_API ultraep_status ultraep_client_state(ultraep_client* client, ultraep_
 
 /* row: tokens this rank routes to each logical expert, [experts] uint32, zeros allowed; its sum is
  * at most 2^32 - 1. Sequences rise by one per step, the same on all ranks; step s needs step
- * s - window to be resolved by ultraep_await_verdict. OK also when the step is declined. */
+ * s - window to be resolved by ultraep_await_verdict. OK also when the step is declined. FAILED:
+ * nothing was submitted, the same call may be repeated. */
 ULTRAEP_API ultraep_status ultraep_submit_load(ultraep_client* client, uint64_t sequence,
                                                uint32_t layer, uint32_t microbatch,
                                                const uint32_t* row, uint32_t experts);
@@ -165,7 +180,9 @@ ULTRAEP_API ultraep_status ultraep_route(const ultraep_plan* plan, const int32_t
 
 /* Starts this rank's sends of the plan, on slot set `slot_set`. main_weights: [experts / ranks]
  * [shard_count] pointers to this rank's main copies, which must stay unchanged until
- * ultraep_release returned. Every rank calls it for every step, in the same order. */
+ * ultraep_release returned. Every rank calls it for every step, in the same order. Called again
+ * after ultraep_release it is a restore, also when the plan's generation is over: every rank calls
+ * it then, at the same place among its loads, streams and restores. FAILED when a rank is gone. */
 ULTRAEP_API ultraep_status ultraep_stream_weights(ultraep_plan* plan, uint32_t slot_set,
                                                   const void* const* main_weights);
 /* Waits until all replicas of the plan on this rank are complete. FAILED names a missing rank. */

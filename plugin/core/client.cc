@@ -73,24 +73,23 @@ Result ultraep_client::Join(const ultraep_group_config& config, int64_t timeout_
   ultraep::Join request;
   request.config = wire;
   request.rank = rank_ = config.rank;
+  config_ = wire;
   request.fallback_tokens = config.fallback_tokens;
   RankClocks clocks;
-  clocks.step_timeout_ns = step_timeout_ns_ = wire.step_timeout_ns;
+  clocks.step_timeout_ns = wire.step_timeout_ns;
   clocks.solve_deadline_ns =
       config.solve_deadline_ns ? config.solve_deadline_ns : DefaultSolveDeadlineNs(config.ranks);
   clocks.spin_ns = DefaultSpinNs(config.ranks);
   steps_ = std::make_unique<Steps>(wire, config.next_sequence);
   link_.Join(request, clocks, steps_.get());
   if (timeout_ns == 0) return Ok();
-  link_.AwaitOpen(timeout_ns < 0 ? step_timeout_ns_ : uint64_t(timeout_ns));
+  link_.AwaitOpen(timeout_ns < 0 ? config_.step_timeout_ns : uint64_t(timeout_ns));
   ultraep_client_info info;
   State(&info);
   switch (info.phase) {
     case ULTRAEP_OPEN:
       return Ok();
     case ULTRAEP_REFUSED_JOIN:
-      return {ULTRAEP_REFUSED, info.text};
-    case ULTRAEP_OVER:
       return {ULTRAEP_REFUSED, info.text};
     default:
       return Timeout(std::string("the group is not complete: ") + info.text);
@@ -101,7 +100,7 @@ Result ultraep_client::State(ultraep_client_info* info) const {
   if (forked()) return CheckUsable();
   std::string text;
   *info = {};
-  info->phase = link_.Phase(&text, &info->generation);
+  link_.State(info, &text);
   SetText(info->text, text);
   return Ok();
 }
@@ -117,17 +116,14 @@ Result ultraep_client::Await(uint64_t sequence, int64_t timeout_ns, ultraep_plan
   ResolvedStep step;
   // Past the group's own timeout the step has been resolved for all; one heartbeat of slack.
   const uint64_t limit =
-      timeout_ns < 0 ? DeadlineAfter(step_timeout_ns_, 10 * kHeartbeatNs) : uint64_t(timeout_ns);
+      timeout_ns < 0 ? DeadlineAfter(config_.step_timeout_ns, 10 * kHeartbeatNs) : uint64_t(timeout_ns);
   Result result = steps_->Await(sequence, limit, &step);
   if (!result.ok()) return result;
-  const std::shared_ptr<Generation> generation = step.generation;
+  const bool planned = step.verdict == ULTRAEP_PLAN;
   try {
-    *plan = new ultraep_plan(std::move(step), rank_);
+    *plan = new ultraep_plan(std::move(step), config_, rank_, steps_->memory());
   } catch (...) {  // the step is resolved for all, and this rank has no plan to follow
-    if (generation) {
-      FailGate(generation->boards.gate());
-      generation->WakeMembers();
-    }
+    if (planned) steps_->memory()->current()->Fail();
     throw;
   }
   return result;

@@ -30,7 +30,7 @@ struct ultraep_client {
   const int forks_;  // of the process when the client was made
   ultraep::Link link_;
   uint32_t rank_ = 0;
-  uint64_t step_timeout_ns_ = 0;
+  ultraep::GroupConfig config_;
   bool left_ = false;
   std::unique_ptr<ultraep::Steps> steps_;  // null before Join
 };

@@ -9,7 +9,11 @@
 namespace ultraep {
 
 Generation::Generation(const GroupConfig& config, uint32_t own_rank, uint64_t number)
-    : layout(config), rank(own_rank), id(number) {
+    : layout(config),
+      rank(own_rank),
+      id(number),
+      leases_(config.ranks),
+      wedged_(new std::atomic<bool>[config.ranks]()) {
   boards.layout = &layout;
 }
 
@@ -65,7 +69,27 @@ void Generation::RingDoorbell() const {
 
 bool Generation::IsGone(uint32_t member) const {
   const uint64_t state = boards.member(member).value.load(std::memory_order_seq_cst);
-  return state == uint64_t(MemberState::kGone) || state == uint64_t(MemberState::kLeft);
+  return state == uint64_t(MemberState::kGone) || state == uint64_t(MemberState::kLeft) ||
+         state == uint64_t(MemberState::kFenced) ||
+         wedged_[member].load(std::memory_order_relaxed);
+}
+
+void Generation::WatchMembers(uint64_t now) {
+  for (uint32_t r = 0; r < layout.config.ranks; ++r) {
+    const uint64_t beat = boards.rank(r).heartbeat.value.load(std::memory_order_relaxed);
+    if (r != rank && leases_[r].Expired(beat, now, lease_ns))
+      wedged_[r].store(true, std::memory_order_relaxed);
+  }
+}
+
+void Generation::Fail() const {
+  FailGate(boards.gate());
+  WakeMembers();
+}
+
+void Generation::End() const {
+  EndGate(boards.gate());
+  WakeMembers();
 }
 
 }  // namespace ultraep

@@ -1,13 +1,15 @@
-// One life of the group's shared memory as this rank sees it. Lives until the last plan that was
-// made in it is freed: leaving a board is not unmapping (rule 8).
+// One life of the group's shared memory as this rank sees it. Leaving a board is not unmapping
+// (rule 8): it lives until the rank has switched to a later one and its operations are joined.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "protocol/boards.h"
+#include "protocol/lease.h"
 #include "protocol/transport/mapping.h"
 #include "protocol/transport/seqpacket.h"
 #include "protocol/transport/waiting.h"
@@ -34,8 +36,20 @@ struct Generation {
   // Raises the pulse of the verdict board and wakes whoever sleeps on it.
   void WakeMembers() const { PulseAndWake(boards.pulse()); }
   void RingDoorbell() const;
-  // A rank that left or died, or -1. Known only as long as the daemon lives.
+  // A rank that left, died or was fenced: as the daemon says or, since it is gone, as the member's
+  // own heartbeat says.
   bool IsGone(uint32_t member) const;
+  // The link's thread, once the daemon that made this generation is gone.
+  void WatchMembers(uint64_t now);
+  void Beat(uint64_t now) const {
+    boards.rank(rank).heartbeat.value.store(now, std::memory_order_relaxed);
+  }
+  Gate gate() const { return LoadGate(boards.gate()); }
+  bool failed() const { return gate().state == GateState::kFailed; }
+  // Rule 3: this rank cannot follow. Every wait of every member ends.
+  void Fail() const;
+  // Rule 0: who knows somebody gone ends it before anything else.
+  void End() const;
 
   const GroupLayout layout;
   const uint32_t rank;
@@ -44,9 +58,15 @@ struct Generation {
   Boards boards;
   Descriptor doorbell;
   std::unique_ptr<Streamer> streamer;  // set by whoever sets up the generation
+  uint64_t lease_ns = 0;
+  bool orphaned = false;  // the daemon that made it is gone; the link thread's
+  // FAILED is reported once; afterwards steps are declined until the next generation.
+  std::atomic<bool> failure_told{false};
 
  private:
   std::vector<Mapping> mappings_;
+  std::vector<Lease> leases_;                    // [ranks], the link thread's
+  std::unique_ptr<std::atomic<bool>[]> wedged_;  // [ranks]
 };
 
 }  // namespace ultraep

@@ -18,8 +18,21 @@
 namespace ultraep {
 namespace {
 
-// Full-jitter back-off while the daemon is absent: quick at first, never a stampede.
-constexpr uint64_t kFirstPauseNs = 10'000'000, kLongestPauseNs = 1'000'000'000;
+// Full-jitter back-off while the daemon is absent: quick at first, never a stampede. The longest
+// pause is most of the time to re-attach after a long absence.
+constexpr uint64_t kFirstPauseNs = 10'000'000, kLongestPauseNs = 400'000'000;
+// How soon the opening of the gate is noticed (for the time that steps went unbalanced), and until
+// when that is worth the look.
+constexpr uint64_t kOpeningPeriodNs = 5'000'000, kOpeningWatchNs = 2'000'000'000;
+constexpr uint64_t kPromisePeriodNs = 2'000'000;
+
+uint64_t Seed() {
+#ifdef ULTRAEP_TEST_POINTS
+  if (test::world) return test::world->Random();
+#endif
+  return std::random_device{}();
+}
+
 }  // namespace
 
 Link::Link(std::string socket_path)
@@ -29,11 +42,15 @@ Link::Link(std::string socket_path)
 
 Link::~Link() { Leave(); }
 
-void Link::Join(const ultraep::Join& request, const RankClocks& clocks, Steps* steps) {
+void Link::Prepare(const ultraep::Join& request, const RankClocks& clocks, Steps* steps) {
   request_ = request;
   clocks_ = clocks;
   steps_ = steps;
   Say(ULTRAEP_DETACHED, "looking for the daemon at " + socket_path_);
+}
+
+void Link::Join(const ultraep::Join& request, const RankClocks& clocks, Steps* steps) {
+  Prepare(request, clocks, steps);
   thread_ = StartQuietThread("ultraep-link", [this] { Run(); });
 }
 
@@ -44,34 +61,37 @@ void Link::Say(ultraep_phase phase, std::string text) {
   changed_.notify_all();
 }
 
-ultraep_phase Link::Phase(std::string* text, uint64_t* number) const {
+void Link::State(ultraep_client_info* info, std::string* text) const {
   std::lock_guard lock(mutex_);
   *text = text_;
-  *number = generation_ ? generation_->id : 0;
-  if (phase_ != ULTRAEP_JOINING || !generation_) return phase_;
-  const Gate gate = LoadGate(generation_->boards.gate());
+  info->phase = phase_;
+  info->generation = generation_ ? generation_->id : 0;
+  info->generations = generations_;
+  info->last_gap_ns = last_gap_ns_;
+  if (phase_ != ULTRAEP_JOINING || !generation_) return;
+  const Gate gate = generation_->gate();
   if (gate.state == GateState::kOpen) {
+    info->phase = ULTRAEP_OPEN;
     *text = "steps are planned from step " + std::to_string(gate.value) + " on";
-    return ULTRAEP_OPEN;
+  } else if (gate.over()) {
+    info->phase = ULTRAEP_OVER;
+    *text = gate.state == GateState::kFailed
+                ? "a rank could not follow a plan: the generation has failed"
+                : "the generation is over: a member left, died or was fenced";
   }
-  if (!gate.over()) return phase_;
-  *text = gate.state == GateState::kFailed ? "a rank could not follow a plan: the group has failed"
-                                           : "the generation is over: a member left or died";
-  return ULTRAEP_OVER;
 }
 
 void Link::AwaitOpen(uint64_t timeout_ns) {
   const uint64_t deadline = DeadlineAfter(NowNs(), timeout_ns);
-  std::shared_ptr<Generation> generation;
-  {
+  for (;;) {
+    ultraep_client_info info;
+    std::string text;
+    State(&info, &text);
+    if (info.phase == ULTRAEP_OPEN || info.phase == ULTRAEP_REFUSED_JOIN) return;
+    if (NowNs() >= deadline) return;
     std::unique_lock lock(mutex_);
-    const auto limit = std::chrono::nanoseconds(std::min<uint64_t>(timeout_ns, INT64_MAX / 2));
-    changed_.wait_for(lock, limit, [&] { return phase_ != ULTRAEP_DETACHED; });
-    generation = generation_;
+    changed_.wait_for(lock, std::chrono::milliseconds(1));
   }
-  if (!generation) return;
-  WaitFor(generation->boards.pulse(), nullptr, 0, deadline,
-          [&] { return LoadGate(generation->boards.gate()).state != GateState::kClosed; });
 }
 
 void Link::Leave() {
@@ -84,136 +104,208 @@ void Link::Leave() {
   if (thread_.joinable()) thread_.join();
 }
 
-bool Link::Pause(uint64_t ns) {
-  pollfd wait{stop_.get(), POLLIN, 0};
-  return poll(&wait, 1, int(ns / 1'000'000)) <= 0;
+bool Link::stopping() const {
+  std::lock_guard lock(mutex_);
+  return leaving_;
+}
+
+// Heartbeats say that this process runs; whether its steps do, the daemon sees from the rows. They
+// go on while the link waits for a daemon: members watch each other then.
+void Link::Beat() {
+  const uint64_t now = NowNs();
+  if (now - beaten_ns_ < kHeartbeatNs) return;
+  beaten_ns_ = now;
+  for (const auto& g : steps_->memory()->held()) {
+    g->Beat(now);
+    if (g->orphaned) g->WatchMembers(now);
+  }
+  steps_->memory()->FreeLeftBehind();
+}
+
+bool Link::Wait(bool socket, uint64_t deadline_ns) {
+  for (;;) {
+    Beat();
+    pollfd wait[2] = {{stop_.get(), POLLIN, 0}, {socket_.get(), POLLIN, 0}};
+    if (PollUntil(wait, socket ? 2 : 1, std::min(deadline_ns, beaten_ns_ + kHeartbeatNs)))
+      return true;
+    if (NowNs() >= deadline_ns) return false;
+  }
 }
 
 void Link::Run() {
-  std::minstd_rand jitter(std::random_device{}());
+  std::minstd_rand jitter(static_cast<unsigned>(Seed()));
   uint64_t pause = kFirstPauseNs;
-  while (Attach() == Attempt::kRetry) {
+  for (;;) {
+    End end = Connect();
+    while (end == End::kAgain) {
+      end = JoinNext();
+      if (end != End::kAgain) break;
+      pause = kFirstPauseNs;
+      end = Watch();
+    }
     socket_.reset();
-    if (!Pause(pause / 2 + jitter() % (pause / 2))) return;
+    if (end == End::kStop) break;
+    // Nobody marks lost members on these boards any more: from now on their heartbeats count.
+    for (const auto& held : steps_->memory()->held()) held->orphaned = true;
+    if (Wait(false, NowNs() + pause / 2 + jitter() % (pause / 2))) break;
     pause = std::min(pause * 2, kLongestPauseNs);
   }
-  socket_.reset();
+  // Refused for good: what is held is still used.
+  while (!stopping()) Wait(false, NowNs() + kHeartbeatNs);
 }
 
-bool Link::Connect() {
+Link::End Link::Connect() {
   socket_ = Descriptor(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::memcpy(address.sun_path, socket_path_.c_str(), socket_path_.size());
-  if (connect(socket_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0)
-    return true;
-  Say(ULTRAEP_DETACHED, "no daemon at " + socket_path_ + ": " + std::strerror(errno));
-  return false;
-}
-
-// As long as the daemon takes: it may be zeroing many GiB for the group. A dead one closes the
-// connection.
-bool Link::Await(Packet* packet) {
-  pollfd wait[2] = {{socket_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
-  while (poll(wait, 2, -1) < 0)
-    if (errno != EINTR) return false;
-  if (wait[1].revents) return false;
-  const Receive got = ReceivePacket(socket_.get(), MSG_DONTWAIT, packet);
-  std::string wrong;
-  if (got == Receive::kDescriptorsLost)
-    wrong = "out of file descriptors while joining: raise RLIMIT_NOFILE by " +
-            std::to_string(kDescriptorsPerMessage);
-  else if (got != Receive::kPacket)
-    return false;
-  if (wrong.empty()) wrong = CheckHead(packet->bytes, packet->size);
-  Refused refused;
-  if (wrong.empty() && As(packet->bytes, packet->size, &refused)) {
-    wrong = GetText(refused.text);
-    if (refused.retry) {
-      Say(ULTRAEP_DETACHED, "refused for now: " + wrong);
-      return false;
-    }
+  if (connect(socket_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address)) {
+    Say(ULTRAEP_DETACHED, "no daemon at " + socket_path_ + ": " + std::strerror(errno));
+    return End::kReconnect;
   }
-  if (wrong.empty()) return true;
-  Say(ULTRAEP_REFUSED_JOIN, wrong);
-  return false;
-}
-
-Link::Attempt Link::Attach() {
-  const auto again = [&] {
-    std::lock_guard lock(mutex_);
-    return phase_ == ULTRAEP_REFUSED_JOIN || leaving_ ? Attempt::kDone : Attempt::kRetry;
-  };
-  if (!Connect()) return again();
   Hello hello;
   SetText(hello.build, kBuildVersion);
   Packet packet;
   Welcome welcome;
-  if (!SendMessage(socket_.get(), hello) || !Await(&packet) ||
-      !As(packet.bytes, packet.size, &welcome))
-    return again();
-  // A new request each time: steps were declined meanwhile.
-  request_.next_sequence = steps_->next_sequence();
-  if (!SendMessage(socket_.get(), request_) || !ReceiveGeneration()) return again();
-  Watch();
-  return Attempt::kDone;
+  if (!SendMessage(socket_.get(), hello)) return End::kReconnect;
+  const End end = Await(&packet);
+  if (end != End::kAgain) return end;
+  return As(packet.bytes, packet.size, &welcome) ? End::kAgain : End::kReconnect;
 }
 
-bool Link::ReceiveGeneration() {
-  Packet packet;
-  Joined joined;
-  if (!Await(&packet) || !As(packet.bytes, packet.size, &joined)) return false;
-  auto generation = std::make_shared<Generation>(request_.config, request_.rank, joined.generation);
-  generation->clocks = clocks_;
-  uint32_t taken = 0;
-  while (taken < SegmentCount(request_.config.ranks)) {
-    Segments part;
-    if (!Await(&packet) || !As(packet.bytes, packet.size, &part)) return false;
-    if (part.first != taken || part.count != packet.descriptors.size() || !part.count) return false;
-    for (Descriptor& d : packet.descriptors) {
-      std::string wrong = generation->Add(taken++, std::move(d));
-      if (wrong.empty()) continue;
-      Say(ULTRAEP_REFUSED_JOIN, "cannot use the daemon's memory: " + wrong);
-      return false;
+Link::End Link::Refuse(std::string text) {
+  Say(ULTRAEP_REFUSED_JOIN, std::move(text));
+  return End::kStop;
+}
+
+Link::End Link::Await(Packet* packet) {
+  for (;;) {
+    while (!Wait(true, NowNs() + kHeartbeatNs)) {
     }
+    if (stopping()) return End::kStop;
+    switch (ReceivePacket(socket_.get(), MSG_DONTWAIT, packet)) {
+      case Receive::kPacket:
+        break;
+      case Receive::kNothingYet:
+        continue;
+      case Receive::kDescriptorsLost:
+        return Refuse("out of file descriptors while joining: raise RLIMIT_NOFILE by " +
+                      std::to_string(kDescriptorsPerMessage));
+      default:
+        return End::kReconnect;
+    }
+    if (std::string wrong = CheckHead(packet->bytes, packet->size); !wrong.empty())
+      return Refuse(wrong);
+    Over over;
+    if (As(packet->bytes, packet->size, &over)) continue;  // of the one before
+    Refused refused;
+    if (!As(packet->bytes, packet->size, &refused)) return End::kAgain;
+    const std::string text = GetText(refused.text);
+    if (!refused.retry) return Refuse(text);
+    Say(ULTRAEP_DETACHED, "refused for now: " + text);
+    return End::kReconnect;
   }
-  generation->streamer = std::make_unique<Streamer>(generation.get());
+}
+
+Link::End Link::JoinNext() {
+  // Rule 1: every promise on the old board is kept before the rank belongs to another one.
+  while (steps_->has_promises()) {
+    Packet packet;
+    if (!Wait(true, NowNs() + kPromisePeriodNs)) continue;
+    if (stopping()) return End::kStop;
+    if (ReceivePacket(socket_.get(), MSG_DONTWAIT, &packet) == Receive::kClosed)
+      return End::kReconnect;
+  }
+  request_.next_sequence = steps_->next_sequence();
+  if (!SendMessage(socket_.get(), request_)) return End::kReconnect;
+  Say(ULTRAEP_JOINING, "waiting for the other members");
+  Packet packet;
+  if (const End end = Await(&packet); end != End::kAgain) return end;
+  Joined joined;
+  if (!As(packet.bytes, packet.size, &joined)) return End::kReconnect;
+  std::shared_ptr<Generation> generation;
+  if (const End end = ReceiveGeneration(joined, &generation); end != End::kAgain) return end;
   steps_->Adopt(generation);
+  beaten_ns_ = 0;
+  Beat();
   {
     std::lock_guard lock(mutex_);
     generation_ = generation;
   }
   Ready ready;
   ready.generation = joined.generation;
-  Say(ULTRAEP_JOINING, "waiting for the other members");
   SendMessage(socket_.get(), ready);  // if the daemon is gone by now, Watch ends the generation
-  return true;
+  return End::kAgain;
 }
 
-// Until the daemon is gone or the rank leaves. The heartbeat says that this process runs; whether
-// its steps do, the daemon sees from the rows.
-void Link::Watch() {
-  const Generation& g = *generation_;
-  Word& heartbeat = g.boards.rank(g.rank).heartbeat;
-  pollfd wait[2] = {{socket_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
-  for (;;) {
-    heartbeat.value.store(NowNs(), std::memory_order_relaxed);
-    if (poll(wait, 2, int(kHeartbeatNs / 1'000'000)) < 0 && errno != EINTR) break;
-    if (wait[1].revents) {
-      SendMessage(socket_.get(), ultraep::Leave());
-      return;
-    }
-    if (!wait[0].revents) continue;
+Link::End Link::ReceiveGeneration(const Joined& joined, std::shared_ptr<Generation>* generation) {
+  auto made = std::make_shared<Generation>(request_.config, request_.rank, joined.generation);
+  made->clocks = clocks_;
+  made->lease_ns = joined.lease_ns;
+  uint32_t taken = 0;
+  while (taken < SegmentCount(request_.config.ranks)) {
     Packet packet;
-    const Receive got = ReceivePacket(socket_.get(), MSG_DONTWAIT, &packet);
-    if (got == Receive::kClosed) break;
+    Segments part;
+    if (const End end = Await(&packet); end != End::kAgain) return end;
+    if (!As(packet.bytes, packet.size, &part) || part.first != taken ||
+        part.count != packet.descriptors.size() || !part.count)
+      return End::kReconnect;
+    for (Descriptor& d : packet.descriptors) {
+      std::string wrong = made->Add(taken++, std::move(d));
+      if (!wrong.empty()) return Refuse("cannot use the daemon's memory: " + wrong);
+    }
   }
-  // Rule 0: who knows the daemon gone ends the generation before anything else.
-  EndGate(g.boards.gate());
-  g.WakeMembers();
-  const bool failed = LoadGate(g.boards.gate()).state == GateState::kFailed;
-  Say(ULTRAEP_OVER, failed ? "a rank could not follow a plan: the group has failed"
-                           : "the daemon is gone: steps are not balanced any more");
+  made->streamer = std::make_unique<Streamer>(made.get());
+  *generation = std::move(made);
+  return End::kAgain;
+}
+
+void Link::NoteOver() {
+  if (!over_ns_) over_ns_ = NowNs();
+}
+
+// Until the generation is over, the daemon is gone, or the rank leaves.
+Link::End Link::Watch() {
+  const std::shared_ptr<Generation> g = generation_;
+  const uint64_t start = NowNs();
+  bool opened = false;
+  daemon_lease_ = {};
+  for (;;) {
+    const Gate gate = g->gate();
+    const uint64_t now = NowNs();
+    if (!opened && gate.state == GateState::kOpen) {
+      opened = true;
+      std::lock_guard lock(mutex_);
+      ++generations_;
+      last_gap_ns_ = over_ns_ ? now - over_ns_ : 0;
+      over_ns_ = 0;
+    }
+    if (gate.over()) break;
+    const bool opening = !opened && now - start < kOpeningWatchNs;
+    if (Wait(true, now + (opening ? kOpeningPeriodNs : kHeartbeatNs))) {
+      if (stopping()) {
+        SendMessage(socket_.get(), ultraep::Leave());
+        return End::kStop;
+      }
+      Packet packet;
+      if (ReceivePacket(socket_.get(), MSG_DONTWAIT, &packet) == Receive::kClosed) {
+        g->End();  // rule 0: who knows the daemon gone ends the generation before anything else
+        NoteOver();
+        Say(ULTRAEP_OVER, "the daemon is gone: steps are declined until it is back");
+        return End::kReconnect;
+      }
+    }
+    const uint64_t beat = g->boards.plan().heartbeat.value.load(std::memory_order_relaxed);
+    if (daemon_lease_.Expired(beat, NowNs(), g->lease_ns)) {
+      g->orphaned = true;
+      g->End();
+      NoteOver();
+      Say(ULTRAEP_OVER, "the daemon does not answer: steps are declined until it does");
+      return End::kAgain;
+    }
+  }
+  NoteOver();
+  return End::kAgain;
 }
 
 }  // namespace ultraep

@@ -1,5 +1,5 @@
-// The link thread: finds the daemon, joins the group, maps its memory, notices when the daemon is
-// gone. Keeps trying while there is no daemon, so that a framework may start first.
+// The link thread: finds the daemon, joins the group, maps its memory, and does so again for every
+// later generation and after every restart of the daemon. Keeps the heartbeats.
 #pragma once
 
 #include <condition_variable>
@@ -12,6 +12,7 @@
 #include "plugin/api/ultraep.h"
 #include "plugin/core/generation.h"
 #include "plugin/core/steps.h"
+#include "protocol/lease.h"
 #include "protocol/message.h"
 #include "protocol/transport/seqpacket.h"
 
@@ -24,36 +25,50 @@ class Link {
 
   // Begins to join; `steps` outlives the link.
   void Join(const ultraep::Join& request, const RankClocks& clocks, Steps* steps);
-  // Waits until the group is complete, the join is refused, the generation is over, or the time.
+  // Sets what the link needs, without a thread; Run is then the caller's.
+  void Prepare(const ultraep::Join& request, const RankClocks& clocks, Steps* steps);
+  // The body of the thread; returns after Leave, or when the daemon refuses for good.
+  void Run();
+  // Waits until the group is complete, the join is refused, or the time.
   void AwaitOpen(uint64_t timeout_ns);
-  ultraep_phase Phase(std::string* text, uint64_t* generation) const;
+  // All but info->text.
+  void State(ultraep_client_info* info, std::string* text) const;
   // Tells the daemon and closes the connection; steps are resolved by then.
   void Leave();
 
  private:
-  enum class Attempt { kDone, kRetry };
+  // What ends a piece of the link's work.
+  enum class End { kAgain, kReconnect, kStop };
 
-  void Run();
-  Attempt Attach();
-  bool Connect();
-  // False: the connection broke, the daemon refused, or the link is stopping.
-  bool Await(Packet* packet);
-  bool ReceiveGeneration();
-  void Watch();
-  bool Pause(uint64_t ns);  // false when stopping
+  End Connect();
+  End JoinNext();
+  End ReceiveGeneration(const Joined& joined, std::shared_ptr<Generation>* generation);
+  End Watch();
+  // One packet of the daemon, however long it takes: it may be zeroing many GiB.
+  End Await(Packet* packet);
+  // Sleeps and beats; true when something is to be read or the link stops.
+  bool Wait(bool socket, uint64_t deadline_ns);
+  void Beat();
+  bool stopping() const;
   void Say(ultraep_phase phase, std::string text);
+  End Refuse(std::string text);
+  void NoteOver();
 
   const std::string socket_path_;
   ultraep::Join request_;
   RankClocks clocks_;
   Steps* steps_ = nullptr;
   Descriptor stop_, socket_;
-  std::shared_ptr<Generation> generation_;  // the link thread's, then also under mutex_
+  uint64_t beaten_ns_ = 0;
+  Lease daemon_lease_;
+  uint64_t over_ns_ = 0;  // since when there has been no open generation; 0: there is one, or none yet
 
-  mutable std::mutex mutex_;
+  mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
+  std::shared_ptr<Generation> generation_;
   ultraep_phase phase_ = ULTRAEP_DETACHED;
   std::string text_ = "not joined yet";
+  uint64_t generations_ = 0, last_gap_ns_ = 0;
   bool leaving_ = false;
   std::thread thread_;
 };

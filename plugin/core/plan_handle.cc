@@ -8,26 +8,30 @@
 
 using namespace ultraep;
 
-ultraep_plan::ultraep_plan(ResolvedStep step, uint32_t source)
+ultraep_plan::ultraep_plan(ResolvedStep step, const GroupConfig& config, uint32_t source,
+                           std::shared_ptr<MemorySwitch> memory)
     : forks_(ForkCount()),
       step_(std::move(step)),
+      config_(config),
       source_(source),
+      memory_(std::move(memory)),
       router_(step_.plan, source, step_.row.data()) {}
 
 // A plan freed without release would stop its group: nobody could store into this rank's slots. One
-// that was never streamed already has: its replicas elsewhere wait for this rank's experts.
+// that was never streamed already has: its replicas elsewhere wait for this rank's experts. No call
+// reports that, so the next step does.
 ultraep_plan::~ultraep_plan() {
-  if (stream_)
+  if (streamed_)
     Release(step_timeout_ns());
-  else if (Moves())
-    step_.generation->streamer->Abandon(step_.plan);
+  else if (auto generation = memory_->current(); generation && Moves())
+    generation->Fail();
 }
 
 bool ultraep_plan::forked() const { return ForkCount() != forks_; }
 
 // Do weights travel for this plan?
 bool ultraep_plan::Moves() const {
-  return !step_.plan.replicas.empty() && step_.generation->layout.config.shard_count > 0;
+  return !step_.plan.replicas.empty() && config_.shard_count > 0;
 }
 
 void ultraep_plan::Free() {
@@ -35,13 +39,9 @@ void ultraep_plan::Free() {
   if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
 }
 
-uint64_t ultraep_plan::step_timeout_ns() const {
-  return step_.generation ? step_.generation->clocks.step_timeout_ns : 0;
-}
-
-std::shared_ptr<Stream> ultraep_plan::stream() const {
+ultraep_plan::Operation ultraep_plan::operation() const {
   std::lock_guard lock(mutex_);
-  return stream_;
+  return operation_;
 }
 
 ultraep_plan_info ultraep_plan::Info() const {
@@ -59,10 +59,14 @@ ultraep_plan_info ultraep_plan::Info() const {
     info.lower_bound = h.certificate.lower_bound;
     info.solve_ns = h.solve_ns;
   }
-  if (auto s = stream()) {
-    info.operation = s->operation.number;
-    info.slot_set = s->operation.set;
-  }
+  info.handle_bytes = sizeof *this + step_.row.capacity() * sizeof(step_.row[0]) +
+                      step_.plan.replicas.capacity() * sizeof(Replica) +
+                      step_.plan.columns.capacity() * sizeof(step_.plan.columns[0]) +
+                      step_.plan.column_experts.capacity() * sizeof(step_.plan.column_experts[0]) +
+                      router_.bytes();
+  std::lock_guard lock(mutex_);
+  info.operation = OperationNumber::Count(last_number_);
+  info.slot_set = last_set_;
   return info;
 }
 
@@ -81,22 +85,33 @@ Result ultraep_plan::Route(const int32_t* ids, uint64_t tokens, uint32_t top_k,
   return wrong.empty() ? Ok() : Invalid("step " + std::to_string(step_.sequence) + ": " + wrong);
 }
 
+// The first stream is the forward one, any further one a restore: for backward or recompute. Both
+// use the memory of this moment, which may be a later generation's than the plan's.
 Result ultraep_plan::Stream(uint32_t slot_set, const void* const* mains) {
   if (!Moves()) return Ok();
-  Generation& g = *step_.generation;
-  for (uint64_t i = 0;
-       i < uint64_t{step_.plan.shape.experts_per_rank()} * g.layout.config.shard_count; ++i)
+  for (uint64_t i = 0; i < uint64_t{config_.experts / config_.ranks} * config_.shard_count; ++i)
     if (!mains || !mains[i]) return Invalid("main_weights[" + std::to_string(i) + "] is NULL");
   std::lock_guard lock(mutex_);
-  if (stream_) return Invalid("the plan's weights are streamed already");
-  return g.streamer->Start(step_.plan, slot_set, mains, &stream_);
+  if (operation_.stream)
+    return Invalid("the plan's weights are streamed already; release them before a restore");
+  Operation next{memory_->current(), nullptr};
+  Result result =
+      next.generation->streamer->Start(step_.plan, streamed_, slot_set, mains, &next.stream);
+  if (result.status == ULTRAEP_INVALID) return result;
+  streamed_ = true;  // it cannot follow: said, so its end need not say it again
+  if (!result.ok()) return result;
+  last_number_ = next.stream->operation.number;
+  last_set_ = slot_set;
+  operation_ = std::move(next);
+  return result;
 }
 
 Result ultraep_plan::AwaitWeights(uint64_t timeout_ns) {
   if (!Moves()) return Ok();
-  auto s = stream();
-  if (!s) return Invalid("stream the plan's weights first");
-  return step_.generation->streamer->AwaitArrival(*s, timeout_ns);
+  const Operation now = operation();
+  if (!now.stream)
+    return Invalid("the plan's weights are not streamed, or released already");
+  return now.generation->streamer->AwaitArrival(*now.stream, timeout_ns);
 }
 
 Result ultraep_plan::Slot(uint32_t slot, uint32_t* expert, const void** shards) const {
@@ -106,28 +121,33 @@ Result ultraep_plan::Slot(uint32_t slot, uint32_t* expert, const void** shards) 
   *expert = UINT32_MAX;
   for (const Replica& r : step_.plan.replicas) {
     if (r.rank != source_ || r.slot != slot) continue;
-    auto s = stream();
-    const GroupConfig& config = step_.generation->layout.config;
-    if (!s && config.shard_count) return Invalid("stream the plan's weights first");
+    const Operation now = operation();
+    if (!now.stream && config_.shard_count)
+      return Invalid("the plan's weights are not streamed, or released already");
     *expert = r.expert;
-    for (uint32_t i = 0; i < config.shard_count; ++i)
-      shards[i] = step_.generation->boards.shard(source_, s->operation.set, slot, i);
+    for (uint32_t i = 0; i < config_.shard_count; ++i)
+      shards[i] = now.generation->boards.shard(source_, now.stream->operation.set, slot, i);
     return Ok();
   }
   return Ok();
 }
 
 Result ultraep_plan::Release(uint64_t timeout_ns) {
-  auto s = stream();
-  return s ? step_.generation->streamer->Release(s.get(), timeout_ns) : Ok();
+  const Operation now = operation();
+  if (!now.stream) return Ok();
+  Result result = now.generation->streamer->Release(now.stream.get(), timeout_ns);
+  if (result.status == ULTRAEP_TIMEOUT) return result;
+  StreamTally tally;
+  now.generation->streamer->Tally(*now.stream, &tally);
+  std::lock_guard lock(mutex_);
+  tally_ = tally;
+  operation_ = {};  // a plan that is kept for backward pins no slots
+  return result;
 }
 
 Result ultraep_plan::Stats(ultraep_stream_stats* stats) const {
-  *stats = {};
-  auto s = stream();
-  if (!s) return Ok();
-  StreamTally tally;
-  Result result = step_.generation->streamer->Tally(*s, &tally);
-  if (result.ok()) *stats = {tally.bytes, tally.copy_ns, tally.wait_ns};
-  return result;
+  std::lock_guard lock(mutex_);
+  if (operation_.stream) return Invalid("the plan is not released yet: its sends may still run");
+  *stats = {tally_.bytes, tally_.copy_ns, tally_.wait_ns};
+  return Ok();
 }

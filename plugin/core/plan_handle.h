@@ -1,5 +1,5 @@
-// A plan as the framework holds it: record, verdict and stream of one step, copied out of shared
-// memory and reference-counted (rule 9).
+// A plan as the framework holds it: row, record and verdict of one step, copied out of shared memory
+// and reference-counted (rule 9). It holds no shared memory but that of its operation under way.
 #pragma once
 
 #include <atomic>
@@ -15,7 +15,8 @@
 // The C ABI's opaque type.
 struct ultraep_plan {
  public:
-  ultraep_plan(ultraep::ResolvedStep step, uint32_t source);
+  ultraep_plan(ultraep::ResolvedStep step, const ultraep::GroupConfig& config, uint32_t source,
+               std::shared_ptr<ultraep::MemorySwitch> memory);
   ~ultraep_plan();
 
   void Retain() { references_.fetch_add(1, std::memory_order_relaxed); }
@@ -33,17 +34,29 @@ struct ultraep_plan {
   // A forked child has the handle but not the memory behind it.
   bool forked() const;
   // For waits without a timeout of their own.
-  uint64_t step_timeout_ns() const;
+  uint64_t step_timeout_ns() const { return config_.step_timeout_ns; }
 
  private:
+  // An operation of this plan, and the memory it is in.
+  struct Operation {
+    std::shared_ptr<ultraep::Generation> generation;
+    std::shared_ptr<ultraep::Stream> stream;
+  };
+
   bool Moves() const;
-  std::shared_ptr<ultraep::Stream> stream() const;
+  Operation operation() const;
 
   const int forks_;  // of the process when the plan was made
   std::atomic<int> references_{1};
   const ultraep::ResolvedStep step_;
+  const ultraep::GroupConfig config_;
   const uint32_t source_;
+  const std::shared_ptr<ultraep::MemorySwitch> memory_;
   const ultraep::TokenRouter router_;
-  mutable std::mutex mutex_;  // guards stream_
-  std::shared_ptr<ultraep::Stream> stream_;
+  mutable std::mutex mutex_;  // guards what follows
+  Operation operation_;       // under way; empty once released
+  bool streamed_ = false;
+  uint64_t last_number_ = 0;  // of the last operation
+  uint32_t last_set_ = 0;
+  ultraep::StreamTally tally_;  // of the last one released
 };

@@ -28,10 +28,16 @@ bool Steps::has_open_steps() const {
   return resolved_ != next_;
 }
 
+bool Steps::has_promises() const {
+  std::lock_guard lock(mutex_);
+  return promises_ != 0;
+}
+
 // Rule 0. Under the lock no step is being submitted, so `next_` is the truth of this moment.
 void Steps::Adopt(std::shared_ptr<Generation> generation) {
   std::lock_guard lock(mutex_);
   RaiseGate(generation->boards.gate(), next_);
+  memory_->Add(generation);
   generation_ = std::move(generation);
 }
 
@@ -40,6 +46,12 @@ std::shared_ptr<Generation> Steps::Admit(uint64_t sequence) {
   if (!generation_) return nullptr;
   const Gate gate = RaiseGate(generation_->boards.gate(), sequence + 1);
   return gate.admits(sequence) ? generation_ : nullptr;
+}
+
+// True once per generation: a failed one is reported like a failed collective, then its steps are
+// declined.
+bool Steps::TellFailure(const std::shared_ptr<Generation>& generation) {
+  return generation && generation->failed() && !generation->failure_told.exchange(true);
 }
 
 Result Steps::Submit(uint64_t sequence, uint32_t layer, uint32_t microbatch, const uint32_t* row,
@@ -64,8 +76,13 @@ Result Steps::Submit(uint64_t sequence, uint32_t layer, uint32_t microbatch, con
   if (next_ - resolved_ >= config_.window)
     return Invalid(Step(sequence) + " needs step " + std::to_string(resolved_) +
                    " to be resolved first: window is " + std::to_string(config_.window));
-  if (generation_ && LoadGate(generation_->boards.gate()).state == GateState::kFailed)
-    return Failed(Step(sequence) + ": a rank could not follow a plan, the group has failed");
+  // A PLAN for this step needs this rank's row, so a caller that gives up here misses none.
+  std::shared_ptr<Generation> admitted = Admit(sequence);
+  memory_->Load(sequence);
+  if (TellFailure(generation_) || TellFailure(memory_->current()))
+    return Failed(Step(sequence) +
+                  ": a rank could not follow an earlier plan, the generation has failed; nothing "
+                  "was submitted, the call may be repeated");
   OpenStep& step = open_[sequence % config_.window];
   step.sequence = sequence;
   step.layer = layer;
@@ -73,8 +90,11 @@ Result Steps::Submit(uint64_t sequence, uint32_t layer, uint32_t microbatch, con
   step.row.assign(row, row + experts);
   step.collected_ns = 0;
   step.submitted_ns = NowNs();
-  step.generation = Admit(sequence);
-  if (step.generation) WriteRow(*step.generation, step, tokens);
+  step.generation = std::move(admitted);
+  if (step.generation) {
+    WriteRow(*step.generation, step, tokens);
+    ++promises_;
+  }
   ++next_;
   return Ok();
 }
@@ -89,7 +109,9 @@ void Steps::WriteRow(const Generation& g, const OpenStep& step, uint64_t tokens)
   header.microbatch = step.microbatch;
   header.tokens = tokens;
   const Boards& b = g.boards;
+  ULTRAEP_POINT("row:before");
   CopyToShared(b.row_header(g.rank, step.sequence), &header, sizeof header);
+  ULTRAEP_POINT("row:header");
   const size_t whole = step.row.size() / 2;
   unsigned char* row = b.row(g.rank, step.sequence);
   CopyToShared(row, step.row.data(), whole * 8);
@@ -97,7 +119,9 @@ void Steps::WriteRow(const Generation& g, const OpenStep& step, uint64_t tokens)
     const uint64_t last = step.row.back();
     CopyToShared(row + whole * 8, &last, 8);
   }
+  ULTRAEP_POINT("row:data");
   b.stamp(g.rank, step.sequence).value.store(step.sequence + 1, std::memory_order_seq_cst);
+  ULTRAEP_POINT("row:stamp");
   g.RingDoorbell();
 }
 
@@ -116,8 +140,7 @@ bool Steps::Look(OpenStep* step, VerdictWord* found) {
   if (!may_fall_back && step->collected_ns)  // second clock: the solve
     may_fall_back = now - step->collected_ns >= g.clocks.solve_deadline_ns;
   if (!may_fall_back && now - step->submitted_ns >= g.clocks.step_timeout_ns) {
-    EndGate(g.boards.gate());  // first clock: end the generation before anything else
-    g.WakeMembers();
+    g.End();  // first clock: end the generation before anything else
     may_fall_back = true;
   }
   if (!may_fall_back) return false;
@@ -171,25 +194,27 @@ Result Steps::Await(uint64_t sequence, uint64_t timeout_ns, ResolvedStep* resolv
       result = Failed(Step(sequence) + ": its verdict word is " +
                       std::to_string(int(word.verdict)) + ", neither PLAN nor FALLBACK");
     if (!result.ok()) {
-      FailGate(g.boards.gate());
-      g.WakeMembers();
+      g.Fail();
+      step.generation->failure_told = true;
     }
   }
   resolved->sequence = sequence;
   resolved->layer = step.layer;
   resolved->microbatch = step.microbatch;
   resolved->row = step.row;
-  resolved->generation = std::move(step.generation);
   std::lock_guard lock(mutex_);
   ++resolved_;
+  promises_ -= step.generation != nullptr;
+  step.generation = nullptr;
   return result;
 }
 
 // Rule 3: after PLAN nobody falls back; a rank that cannot follow fails the generation.
 Result Steps::TakePlan(OpenStep* step, ResolvedStep* resolved) {
   const Generation& g = *step->generation;
-  if (LoadGate(g.boards.gate()).state == GateState::kFailed)
-    return Failed(Step(step->sequence) + ": a rank could not follow a plan, the group has failed");
+  if (g.failed())
+    return Failed(Step(step->sequence) +
+                  ": a rank could not follow a plan, the generation has failed");
   const RecordExpectation expect{g.id, step->sequence, g.rank, step->row.data()};
   std::string wrong = ReadRecord(g.layout.record, config_.shape(), g.boards.record(step->sequence),
                                  expect, &checker_, &resolved->plan);
@@ -199,18 +224,13 @@ Result Steps::TakePlan(OpenStep* step, ResolvedStep* resolved) {
 }
 
 void Steps::ResolveAll() {
-  if (std::shared_ptr<Generation> g = generation()) {
-    EndGate(g->boards.gate());
-    g->WakeMembers();
-  }
+  const std::shared_ptr<Generation> g = generation();
+  if (g) g->End();
   while (has_open_steps()) {
     ResolvedStep step;
     Await(resolved_, config_.step_timeout_ns, &step);
     // Nobody will follow this plan here; whoever waits for this rank's part must learn it (rule 3).
-    if (step.verdict == ULTRAEP_PLAN) {
-      FailGate(step.generation->boards.gate());
-      step.generation->WakeMembers();
-    }
+    if (step.verdict == ULTRAEP_PLAN) g->Fail();
   }
 }
 

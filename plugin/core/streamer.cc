@@ -8,10 +8,8 @@
 namespace ultraep {
 namespace {
 
-bool HasFailed(const Boards& boards) { return LoadGate(boards.gate()).state == GateState::kFailed; }
-
 std::string Operation(const StreamOperation& op) {
-  return "step " + std::to_string(op.number - 1) + " on slot set " + std::to_string(op.set);
+  return "step " + std::to_string(op.sequence) + " on slot set " + std::to_string(op.set);
 }
 
 }  // namespace
@@ -22,15 +20,24 @@ class Streamer::Waits : public StreamWaits {
  public:
   Waits(Streamer* streamer, const StreamOperation& op) : streamer_(streamer), op_(op) {}
 
-  bool Released(uint32_t destination, uint32_t set, uint64_t number) override {
+  bool Accepted(uint32_t destination, uint32_t set, uint64_t number) override {
     RankBoard& board = generation().boards.rank(destination);
-    auto released = [&] {
-      return board.released[set].value.load(std::memory_order_acquire) >= number;
+    auto seen = [&] { return board.accepts[set].value.load(std::memory_order_acquire); };
+    auto accepted = [&] { return seen() == number; };
+    // As many operations as here or more, yet another number: it will never come to this one.
+    auto elsewhere = [&] {
+      const uint64_t there = seen();
+      return there != number &&
+             OperationNumber::Count(there) >= OperationNumber::Count(number);
     };
     auto gone = [&] { return generation().IsGone(destination); };
-    if (Wait(board.release_pulse, nullptr, released, gone)) return true;
-    failure_ = "rank " + std::to_string(destination) + (gone() ? " is gone and" : "") +
-               " has not released the slots for " + Operation(op_);
+    if (Wait(board.accept_pulse, nullptr, accepted, [&] { return gone() || elsewhere(); }))
+      return !generation().failed();  // rule 7: not even one transfer more
+    failure_ = "rank " + std::to_string(destination) +
+               (elsewhere() ? " is in another operation than"
+                            : (gone() ? " is gone and has not issued" : " has not issued")) +
+               " the stream of " + Operation(op_) +
+               (elsewhere() ? ": all ranks must stream and restore in one order" : "");
     return false;
   }
 
@@ -52,7 +59,7 @@ class Streamer::Waits : public StreamWaits {
   bool Wait(const Pulse& pulse, Word* sleeping, Done done, Gone gone) {
     const RankClocks& clocks = generation().clocks;
     WaitFor(pulse, sleeping, clocks.spin_ns, DeadlineAfter(NowNs(), clocks.step_timeout_ns), [&] {
-      return done() || gone() || HasFailed(generation().boards) ||
+      return done() || gone() || generation().failed() ||
              streamer_->stopped_.load(std::memory_order_relaxed);
     });
     return done();  // once more: what a rank did before it went counts
@@ -64,9 +71,7 @@ class Streamer::Waits : public StreamWaits {
 };
 
 Streamer::Streamer(Generation* generation)
-    : generation_(generation),
-      operations_(generation->layout.config.slot_sets),
-      released_(generation->layout.config.slot_sets) {}
+    : generation_(generation), uses_(generation->layout.config.slot_sets) {}
 
 Streamer::~Streamer() {
   {
@@ -77,42 +82,48 @@ Streamer::~Streamer() {
   if (thread_.joinable()) thread_.join();
 }
 
-Result Streamer::Start(const RecordedPlan& plan, uint32_t set, const void* const* mains,
-                       std::shared_ptr<Stream>* out) {
-  if (set >= operations_.size())
+Result Streamer::Start(const RecordedPlan& plan, bool restore, uint32_t set,
+                       const void* const* mains, std::shared_ptr<Stream>* out) {
+  if (set >= uses_.size())
     return Invalid("slot_set is " + std::to_string(set) + ", the group has " +
-                   std::to_string(operations_.size()));
+                   std::to_string(uses_.size()));
   auto stream = std::make_shared<Stream>();
+  stream->restore = restore;
   stream->replicas = plan.replicas;
   const uint64_t shards = generation_->layout.config.shard_count;
   stream->mains.assign(mains, mains + plan.shape.experts_per_rank() * shards);
   std::lock_guard lock(mutex_);
-  const uint64_t number = plan.header.sequence + 1;
-  if (number <= last_)
-    return Invalid("step " + std::to_string(plan.header.sequence) +
-                   " cannot be streamed after step " + std::to_string(last_ - 1) +
-                   ": streams go in the order of their steps");
-  if (released_[set] != operations_[set])
+  const uint64_t sequence = plan.header.sequence;
+  if (!restore && sequence < next_forward_)
+    return Invalid("step " + std::to_string(sequence) + " cannot be streamed after step " +
+                   std::to_string(next_forward_ - 1) + ": streams go in the order of their steps");
+  if (generation_->failed()) return Tell(Failed("the generation has failed"));
+  if (!uses_[set].released)
     return Invalid("slot set " + std::to_string(set) + " is in use by the plan of step " +
-                   std::to_string(operations_[set] - 1) +
+                   std::to_string(uses_[set].sequence) +
                    ": release it first, or join with more slot_sets for steps that overlap");
   // First what may throw, then what cannot be taken back.
   if (!thread_.joinable()) thread_ = StartQuietThread("ultraep-stream", [this] { Run(); });
   queue_.push_back(stream);
-  stream->operation.number = number;
-  stream->operation.previous = operations_[set];
+  if (!restore) next_forward_ = sequence + 1;
+  history_.Add(sequence << 1 | restore);
+  history_.Add(set);
+  stream->operation.number = OperationNumber::Make(++count_, history_.value());
+  stream->operation.sequence = sequence;
   stream->operation.set = set;
   stream->operation.shape = plan.shape;
   stream->operation.replicas = stream->replicas;
   stream->operation.mains = stream->mains.data();
-  operations_[set] = last_ = number;
+  uses_[set] = {sequence, false};
+  RankBoard& own = generation_->boards.rank(generation_->rank);
+  // Everything this rank read from the set and sent from it happened before.
+  ULTRAEP_POINT("accepts:before");
+  own.accepts[set].value.store(stream->operation.number, std::memory_order_release);
+  ULTRAEP_POINT("accepts:set");
+  PulseAndWake(own.accept_pulse);
   *out = std::move(stream);
   changed_.notify_all();
   return Ok();
-}
-
-void Streamer::Abandon(const RecordedPlan& plan) {
-  Fail("the plan of step " + std::to_string(plan.header.sequence) + " was never streamed");
 }
 
 void Streamer::Run() {
@@ -124,24 +135,26 @@ void Streamer::Run() {
     queue_.pop_front();
     lock.unlock();
     Waits waits(this, stream->operation);
-    const bool sent = !HasFailed(generation_->boards) &&  // rule 7: never write there again
+    const bool sent = !generation_->failed() &&  // rule 7: never write there again
                       SendWeights(generation_->boards, generation_->rank, stream->operation, &waits,
                                   &stream->tally);
-    if (!sent) {
-      FailGate(generation_->boards.gate());
-      generation_->WakeMembers();
-    }
+    if (!sent) generation_->Fail();
     lock.lock();
     stream->sent = true;
-    if (!sent) stream->failure = waits.failure().empty() ? "the group has failed" : waits.failure();
+    if (!sent) stream->failure = waits.failure().empty() ? "the generation has failed" : waits.failure();
     changed_.notify_all();
   }
 }
 
 Result Streamer::Fail(std::string text) {
-  FailGate(generation_->boards.gate());
-  generation_->WakeMembers();
-  return Failed(std::move(text));
+  generation_->Fail();
+  return Tell(Failed(std::move(text)));
+}
+
+// The caller learns of the failure by this result: its next step need not say it again.
+Result Streamer::Tell(Result result) {
+  generation_->failure_told = true;
+  return result;
 }
 
 // A rank on the transfer's way from the main copy that is proven gone, or -1.
@@ -179,14 +192,15 @@ Result Streamer::AwaitArrival(const Stream& stream, uint64_t timeout_ns) {
     const bool upstream = before < all && GoneUpstream(op, before) >= 0;
     missing = FirstMissingTransfer(b, generation_->rank, op);
     gone = upstream && missing == before;
-    return missing == all || gone || HasFailed(b);
+    return missing == all || gone || generation_->failed();
   };
   const uint64_t limit = generation_->clocks.step_timeout_ns;
   WaitFor(own.arrivals, &own.sleeping, generation_->clocks.spin_ns,
           DeadlineAfter(NowNs(), std::min(timeout_ns, limit)), done);
   if (missing == all) return Ok();
   const std::string what = WhatIsMissing(op, missing);
-  if (HasFailed(b)) return Failed("a rank could not follow, the group has failed: " + what);
+  if (generation_->failed())
+    return Tell(Failed("a rank could not follow, the generation has failed: " + what));
   if (gone || timeout_ns >= limit) return Fail(what);
   return Timeout(what);
 }
@@ -202,7 +216,7 @@ Result Streamer::Release(Stream* stream, uint64_t timeout_ns) {
       return Timeout("own sends of " + Operation(op) + " are not done");
     if (!stream->failure.empty()) {
       stream->released = true;
-      return Failed(stream->failure);
+      return Tell(Failed(stream->failure));
     }
   }
   const uint64_t spent = NowNs() - start;
@@ -211,19 +225,13 @@ Result Streamer::Release(Stream* stream, uint64_t timeout_ns) {
   std::lock_guard lock(mutex_);
   stream->released = true;
   if (!arrived.ok()) return arrived;
-  released_[op.set] = op.number;
-  RankBoard& own = generation_->boards.rank(generation_->rank);
-  // Everything this rank read from the set and sent for the operation happened before.
-  own.released[op.set].value.store(op.number, std::memory_order_release);
-  PulseAndWake(own.release_pulse);
+  uses_[op.set].released = true;
   return Ok();
 }
 
-Result Streamer::Tally(const Stream& stream, StreamTally* tally) {
+void Streamer::Tally(const Stream& stream, StreamTally* tally) {
   std::lock_guard lock(mutex_);
-  if (!stream.released) return Invalid("the plan is not released yet: its sends may still run");
   *tally = stream.tally;
-  return Ok();
 }
 
 }  // namespace ultraep

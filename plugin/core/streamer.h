@@ -1,7 +1,8 @@
 // The stream thread of a generation: sends this rank's transfers, operation by operation, and keeps
-// the books of rule 6 (operation numbers, released words).
+// the books of rule 6 (operation numbers, `accepts` words).
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -14,13 +15,15 @@
 #include "kernels/stream_weights.h"
 #include "plugin/core/generation.h"
 #include "plugin/core/result.h"
+#include "protocol/digest.h"
 #include "protocol/plan_record.h"
 
 namespace ultraep {
 
-// One forward stream as this rank sees it; kept by its plan and by the stream thread.
+// One stream as this rank sees it; kept by its plan and by the stream thread.
 struct Stream {
   StreamOperation operation;
+  bool restore = false;
   std::vector<Replica> replicas;
   std::vector<const void*> mains;
   StreamTally tally;
@@ -35,25 +38,26 @@ class Streamer {
   explicit Streamer(Generation* generation);
   ~Streamer();
 
-  // Queues the sends of the plan of step `sequence`. Streams go in the order of their steps, on
-  // every rank; refuses a slot set whose last operation is not released.
-  Result Start(const RecordedPlan& plan, uint32_t set, const void* const* mains,
+  // Issues an operation: accepts it for this rank's slots and queues this rank's sends. Forward
+  // streams go in the order of their steps, a restore is a later stream of the same plan; all
+  // operations are issued in one order on all ranks. Refuses a slot set whose last operation is not
+  // released.
+  Result Start(const RecordedPlan& plan, bool restore, uint32_t set, const void* const* mains,
                std::shared_ptr<Stream>* stream);
   // Until this rank's slots are complete.
   Result AwaitArrival(const Stream& stream, uint64_t timeout_ns);
   // Until this rank's own sends are done and its own slots are complete: a transfer that is still
-  // under way would land in the next operation. Then publishes `released`.
+  // under way would land in the next operation. Then the slot set is free for the next one.
   Result Release(Stream* stream, uint64_t timeout_ns);
-  // A plan that this rank will not stream: it cannot follow (rule 3).
-  void Abandon(const RecordedPlan& plan);
-  // Once released: what this rank sent.
-  Result Tally(const Stream& stream, StreamTally* tally);
+  // What this rank sent; complete once released.
+  void Tally(const Stream& stream, StreamTally* tally);
 
  private:
   class Waits;
 
   void Run();
   Result Fail(std::string text);
+  Result Tell(Result result);
   int64_t GoneUpstream(const StreamOperation& op, uint32_t transfer) const;
   std::string WhatIsMissing(const StreamOperation& op, uint32_t transfer) const;
 
@@ -61,9 +65,14 @@ class Streamer {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Stream>> queue_;
-  uint64_t last_ = 0;                 // number of the last operation started on any slot set
-  std::vector<uint64_t> operations_;  // [slot set]: number of the last one started
-  std::vector<uint64_t> released_;    // [slot set]: number of the last one released here
+  uint64_t count_ = 0;         // operations issued on any slot set
+  Digest history_;             // which they were
+  uint64_t next_forward_ = 0;  // sequence + 1 of the last forward stream
+  struct Use {
+    uint64_t sequence = 0;
+    bool released = true;
+  };
+  std::vector<Use> uses_;  // [slot set]: by the last operation issued
   std::atomic<bool> stopped_{false};
   std::thread thread_;  // started with the first operation
 };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <linux/futex.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -12,15 +13,16 @@
 #include <climits>
 #include <cstdint>
 
+#include "protocol/lease.h"
+#include "protocol/test_points.h"
 #include "protocol/words.h"
 
 namespace ultraep {
 
-// No sleep is longer: a winner may die between its compare-exchange and the wake, and a lost wake
-// costs one period. Heartbeats are written at this pace.
-inline constexpr uint64_t kHeartbeatNs = 100'000'000;
-
 inline uint64_t NowNs() {
+#ifdef ULTRAEP_TEST_POINTS
+  if (test::world) return test::world->Now();
+#endif
   timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return uint64_t(t.tv_sec) * 1'000'000'000u + uint64_t(t.tv_nsec);
@@ -53,6 +55,9 @@ inline void CpuRelax() {
 
 // Sleeps while the pulse still shows `seen`, at most until `deadline_ns` (CLOCK_MONOTONIC).
 inline void SleepOn(const Pulse& pulse, uint32_t seen, uint64_t deadline_ns) {
+#ifdef ULTRAEP_TEST_POINTS
+  if (test::world) return test::world->SleepUntil(deadline_ns);
+#endif
   timespec until;
   until.tv_sec = time_t(deadline_ns / 1'000'000'000u);
   until.tv_nsec = long(deadline_ns % 1'000'000'000u);
@@ -66,8 +71,27 @@ inline void WakeAll(const Pulse& pulse) {
 
 // Raises the pulse so that nobody who checked before goes to sleep, then wakes.
 inline void PulseAndWake(Pulse& pulse) {
+  ULTRAEP_POINT("pulse:before");
   pulse.count.fetch_add(1, std::memory_order_seq_cst);
+  ULTRAEP_POINT("pulse:raised");
   WakeAll(pulse);
+}
+
+// poll() until something is readable (true) or the deadline. Interrupted waits go on.
+inline bool PollUntil(pollfd* wait, nfds_t count, uint64_t deadline_ns) {
+  for (;;) {
+    const uint64_t now = NowNs();
+    uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
+#ifdef ULTRAEP_TEST_POINTS
+    if (test::world) left = 0;
+#endif
+    const timespec limit{time_t(left / 1'000'000'000u), long(left % 1'000'000'000u)};
+    if (ppoll(wait, count, &limit, nullptr) > 0) return true;
+    if (now >= deadline_ns) return false;
+#ifdef ULTRAEP_TEST_POINTS
+    if (test::world) test::world->SleepUntil(deadline_ns);
+#endif
+  }
 }
 
 // Waits until `done()` or the deadline; true when done. Wakes at least once per heartbeat period,
@@ -84,7 +108,9 @@ bool WaitFor(const Pulse& pulse, Word* sleeping, uint64_t spin_ns, uint64_t dead
     if (done()) return true;
   }
   for (;;) {
+    ULTRAEP_POINT("sleep:before");
     if (sleeping) sleeping->value.fetch_add(1, std::memory_order_seq_cst);
+    ULTRAEP_POINT("sleep:flag");
     const uint32_t seen = pulse.count.load(std::memory_order_seq_cst);
     const bool ready = done();
     const uint64_t now = NowNs();

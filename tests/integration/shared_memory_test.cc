@@ -80,7 +80,7 @@ class SharedMemoryTest : public testing::Test {
     const GroupConfig& config = group.layout().config;
     std::shared_ptr<Stream> stream;
     Streamer& streamer = *generation.streamer;
-    ASSERT_TRUE(streamer.Start(step.plan, 0, mains.data(), &stream).ok());
+    ASSERT_TRUE(streamer.Start(step.plan, false, 0, mains.data(), &stream).ok());
     Result arrived = streamer.AwaitArrival(*stream, 30 * kSecond);
     ASSERT_TRUE(arrived.ok()) << arrived.text;
     for (const Replica& r : step.plan.replicas) {
@@ -106,7 +106,8 @@ class SharedMemoryTest : public testing::Test {
           [&, r] { Rank(group, r, steps, r == 1 ? end_at : UINT64_MAX, &outcomes[r]); });
     std::atomic<bool> stop{false};
     std::thread planner([&] {
-      StepPlanner step_planner(group.boards(), MemoryGroup::kGeneration, {});
+      StepPlanner step_planner(group.boards(), MemoryGroup::kGeneration, {},
+                               std::make_shared<StepStatistics>());
       OpenGate(group.boards().gate());
       while (!stop) {
         if (step_planner.Poll() == StepPlanner::Progress::kStep)
@@ -163,7 +164,8 @@ TEST_F(SharedMemoryTest, ARecordIsWholeAsSoonAsItsVerdictIsVisible) {
   OpenGate(group.boards().gate());
   constexpr uint64_t kSteps = 3000;
   std::thread planner([&] {
-    StepPlanner step_planner(group.boards(), MemoryGroup::kGeneration, {});
+    StepPlanner step_planner(group.boards(), MemoryGroup::kGeneration, {},
+                               std::make_shared<StepStatistics>());
     while (step_planner.next_sequence() < kSteps)
       if (step_planner.Poll() == StepPlanner::Progress::kOver) break;
   });

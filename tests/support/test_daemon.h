@@ -35,17 +35,22 @@ class TemporaryDirectory {
 
 class TestDaemon {
  public:
-  explicit TestDaemon(const std::string& socket, uint64_t memory_limit = uint64_t{1} << 30,
-                      uint32_t max_connections = 64) {
-    SetLogLevel(LogLevel::kError);
+  static DaemonOptions Defaults() {
     DaemonOptions options;
-    options.socket = socket;
     options.socket_mode = 0600;
     options.epsilon_ppm = 5000;
     options.spin_us = -1;
-    options.memory_limit_bytes = memory_limit;
-    options.max_connections = max_connections;
+    options.memory_limit_bytes = options.uid_memory_limit_bytes = uint64_t{1} << 30;
+    options.max_connections = options.uid_connections = 64;
+    options.uid_groups = 8;
+    options.lease_ns = 5'000'000'000;
     options.log_level = LogLevel::kError;
+    return options;
+  }
+
+  explicit TestDaemon(const std::string& socket, DaemonOptions options = Defaults()) {
+    SetLogLevel(options.log_level);
+    options.socket = socket;
     const std::string wrong = listener_.Open(socket, options.socket_mode);
     EXPECT_EQ(wrong, "");
     planner_ = std::make_unique<PlanLoop>(&waker_, options.spin_us);

@@ -28,7 +28,8 @@ class StepPlannerTest : public testing::Test {
   GroupConfig config_ = SmallConfig(2, 4, 1, 2);
   MemoryGroup group_{config_};
   Steps a_{config_, 0}, b_{config_, 0};
-  StepPlanner planner_{group_.boards(), MemoryGroup::kGeneration, {}};
+  const std::shared_ptr<StepStatistics> statistics_ = std::make_shared<StepStatistics>();
+  StepPlanner planner_{group_.boards(), MemoryGroup::kGeneration, {}, statistics_};
 };
 
 TEST_F(StepPlannerTest, NothingHappensWhileTheGateIsClosed) {
@@ -66,8 +67,8 @@ TEST_F(StepPlannerTest, RowsOfDifferentLayersFallBackAndAreCounted) {
   Submit(b_, 0, 2);
   EXPECT_EQ(planner_.Poll(), Progress::kStep);
   EXPECT_EQ(word(0).verdict, Verdict::kFallback);
-  EXPECT_EQ(planner_.Counters().order_mismatch, 1u);
-  EXPECT_EQ(planner_.Counters().steps_fallback, 1u);
+  EXPECT_EQ(statistics_->Counters().order_mismatch, 1u);
+  EXPECT_EQ(statistics_->Counters().steps_fallback, 1u);
 }
 
 TEST_F(StepPlannerTest, ARowThatContradictsItsHeaderFallsBackAndIsCounted) {
@@ -77,7 +78,7 @@ TEST_F(StepPlannerTest, ARowThatContradictsItsHeaderFallsBackAndIsCounted) {
   reinterpret_cast<uint32_t*>(group_.boards().row(1, 0))[2] += 5;  // sum differs from the header's
   EXPECT_EQ(planner_.Poll(), Progress::kStep);
   EXPECT_EQ(word(0).verdict, Verdict::kFallback);
-  EXPECT_EQ(planner_.Counters().bad_rows, 1u);
+  EXPECT_EQ(statistics_->Counters().bad_rows, 1u);
 }
 
 TEST_F(StepPlannerTest, ARowOfAnotherGenerationIsNeverPlanned) {
@@ -97,7 +98,7 @@ TEST_F(StepPlannerTest, AVerdictThatARankReachedFirstStands) {
   Propose(group_.boards().word(0), 0, Verdict::kFallback, &won);
   EXPECT_EQ(planner_.Poll(), Progress::kStep);
   EXPECT_EQ(word(0).verdict, Verdict::kFallback);
-  EXPECT_EQ(planner_.Counters().steps_planned, 0u);
+  EXPECT_EQ(statistics_->Counters().steps_planned, 0u);
   EXPECT_EQ(planner_.next_sequence(), 1u);
 }
 
@@ -124,7 +125,7 @@ TEST_F(StepPlannerTest, CountersTellImbalanceBeforeAndAfter) {
   Submit(a_, 0);
   Submit(b_, 0);
   ASSERT_EQ(planner_.Poll(), Progress::kStep);
-  const GroupCounters c = planner_.Counters();
+  const GroupCounters c = statistics_->Counters();
   EXPECT_EQ(c.steps_planned, 1u);
   EXPECT_EQ(c.tokens_sum, 240u);
   EXPECT_EQ(c.peak_before_sum, 200u);  // experts 0 and 1 on rank 0: 180 + 20

@@ -127,7 +127,8 @@ TEST_F(StepsTest, AVerdictThatIsThereWinsOverEveryClock) {
   Open();
   ASSERT_TRUE(Submit(a_, 0).ok());
   ASSERT_TRUE(Submit(b_, 0).ok());
-  StepPlanner planner(group_.boards(), MemoryGroup::kGeneration, {});
+  StepPlanner planner(group_.boards(), MemoryGroup::kGeneration, {},
+                      std::make_shared<StepStatistics>());
   EXPECT_EQ(planner.Poll(), StepPlanner::Progress::kStep);
   EndGate(group_.boards().gate());
   ASSERT_TRUE(a_.Await(0, 0, &step_).ok());
@@ -137,17 +138,31 @@ TEST_F(StepsTest, AVerdictThatIsThereWinsOverEveryClock) {
   EXPECT_EQ(step_.verdict, ULTRAEP_PLAN);
 }
 
-TEST_F(StepsTest, APlanReadWhileTheGateHasFailedIsFailedAndSoIsTheNextSubmit) {
+TEST_F(StepsTest, APlanReadWhileTheGateHasFailedIsFailedForEveryRankOnceAndThenStepsAreDeclined) {
   a_.Adopt(group_.Attach(0));
   b_.Adopt(group_.Attach(1));
   Open();
   ASSERT_TRUE(Submit(a_, 0).ok());
   ASSERT_TRUE(Submit(b_, 0).ok());
-  StepPlanner planner(group_.boards(), MemoryGroup::kGeneration, {});
+  StepPlanner planner(group_.boards(), MemoryGroup::kGeneration, {},
+                      std::make_shared<StepStatistics>());
   ASSERT_EQ(planner.Poll(), StepPlanner::Progress::kStep);
   FailGate(group_.boards().gate());
   EXPECT_EQ(a_.Await(0, 0, &step_).status, ULTRAEP_FAILED);
-  EXPECT_EQ(Submit(a_, 1).status, ULTRAEP_FAILED);
+  ASSERT_TRUE(Submit(a_, 1).ok()) << "told already";
+  ASSERT_TRUE(a_.Await(1, 0, &step_).ok());
+  EXPECT_EQ(step_.verdict, ULTRAEP_DECLINED);
+}
+
+TEST_F(StepsTest, ARankPastTheFailedStepLearnsAtItsNextSubmitWhichMayBeRepeated) {
+  a_.Adopt(group_.Attach(0));
+  Open();
+  FailGate(group_.boards().gate());
+  EXPECT_EQ(Submit(a_, 0).status, ULTRAEP_FAILED);
+  EXPECT_EQ(a_.next_sequence(), 0u) << "nothing was submitted";
+  ASSERT_TRUE(Submit(a_, 0).ok());
+  ASSERT_TRUE(a_.Await(0, 0, &step_).ok());
+  EXPECT_EQ(step_.verdict, ULTRAEP_DECLINED);
 }
 
 TEST_F(StepsTest, ALappedWordIsALostLeaseAndNeverFallback) {
@@ -185,7 +200,7 @@ TEST_F(StepsTest, ARecordWithAnyFlippedByteFailsTheGroup) {
     OpenGate(group.boards().gate());
     ASSERT_TRUE(Submit(a, 0).ok());
     ASSERT_TRUE(Submit(b, 0).ok());
-    StepPlanner planner(group.boards(), MemoryGroup::kGeneration, {});
+    StepPlanner planner(group.boards(), MemoryGroup::kGeneration, {}, std::make_shared<StepStatistics>());
     ASSERT_EQ(planner.Poll(), StepPlanner::Progress::kStep);
     group.boards().record(0)[at] ^= 0x41;
     ResolvedStep step;

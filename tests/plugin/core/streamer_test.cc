@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <thread>
+#include <tuple>
 
 #include "tests/support/memory_group.h"
 
@@ -26,12 +28,12 @@ class StreamerTest : public testing::Test {
   }
   std::vector<const void*> Mains(uint32_t r) { return {mains_[r][0].data(), mains_[r][1].data()}; }
   Result Start(uint32_t r, const std::vector<Replica>& replicas, uint64_t sequence = 0,
-               uint32_t set = 0) {
+               uint32_t set = 0, bool restore = false) {
     RecordedPlan plan;
     plan.shape = config_.shape();
     plan.header.sequence = sequence;
     plan.replicas = replicas;
-    return generations_[r]->streamer->Start(plan, set, Mains(r).data(), &streams_[r]);
+    return generations_[r]->streamer->Start(plan, restore, set, Mains(r).data(), &streams_[r]);
   }
   Result Arrived(uint32_t r, uint64_t ms = 10000) {
     return generations_[r]->streamer->AwaitArrival(*streams_[r], ms * kMs);
@@ -127,10 +129,9 @@ TEST_F(StreamerTest, ADeadRelayFailsThoseBehindItAndTheGate) {
 }
 
 TEST_F(StreamerTest, WhatASenderDeliveredBeforeItDiedCounts) {
-  ASSERT_TRUE(Start(0, kDirect).ok());
+  for (uint32_t r = 0; r < 3; ++r) ASSERT_TRUE(Start(r, kDirect).ok());
   ASSERT_TRUE(Release(0).ok());
   group_.SetMember(0, MemberState::kGone);
-  ASSERT_TRUE(Start(1, kDirect).ok());
   EXPECT_TRUE(Arrived(1).ok());
   EXPECT_TRUE(SlotHolds(1, 0));
 }
@@ -138,7 +139,7 @@ TEST_F(StreamerTest, WhatASenderDeliveredBeforeItDiedCounts) {
 TEST_F(StreamerTest, ADestinationThatDiedFailsTheSenderAndAFailedGroupIsNeverWrittenAgain) {
   OpenGate(group_.boards().gate());
   for (uint32_t r = 0; r < 3; ++r) ASSERT_TRUE(Start(r, kDirect).ok());
-  ASSERT_TRUE(Release(0).ok());  // operation 1 is over for the sender; rank 1 never releases it
+  ASSERT_TRUE(Release(0).ok());  // operation 1 is over for the sender; rank 1 never issues another
   ASSERT_TRUE(Arrived(2).ok());
   ASSERT_TRUE(Release(2).ok());
   group_.SetMember(1, MemberState::kGone);
@@ -147,8 +148,7 @@ TEST_F(StreamerTest, ADestinationThatDiedFailsTheSenderAndAFailedGroupIsNeverWri
   EXPECT_EQ(failed.status, ULTRAEP_FAILED);
   EXPECT_NE(failed.text.find("rank 1 is gone"), std::string::npos) << failed.text;
   EXPECT_EQ(LoadGate(group_.boards().gate()).state, GateState::kFailed);
-  ASSERT_TRUE(Start(2, {{2, 0, 0, -1, 0, 1}}, 1).ok());
-  EXPECT_EQ(Release(2).status, ULTRAEP_FAILED);
+  EXPECT_EQ(Start(2, {{2, 0, 0, -1, 0, 1}}, 1).status, ULTRAEP_FAILED);
   EXPECT_EQ(group_.boards().shard(0, 0, 0, 0)[0], 0) << "rule 7";
 }
 
@@ -159,30 +159,52 @@ TEST_F(StreamerTest, SlotsAreNotReleasedWhileATransferIntoThemIsUnderWay) {
   EXPECT_EQ(Release(1, 30).status, ULTRAEP_TIMEOUT);
   ASSERT_TRUE(Start(0, {{0, 1, 0, -1, 0, 5}}, 0).ok());
   EXPECT_TRUE(Release(1).ok());
-  EXPECT_EQ(group_.boards().rank(1).released[0].value.load(), 1u);
   EXPECT_EQ(Arrived(1).status, ULTRAEP_INVALID) << "its slots may hold another step by now";
 }
 
-// Rank 1 awaits step 0; rank 2 missed it and already streams step 1 into the same slot.
-TEST_F(StreamerTest, AnotherStepsWeightsAreNeverTakenForThisStepsWhenARankMissedACall) {
+// Rank 1 is in step 0; rank 2 missed it and would stream step 1 into the same slot.
+TEST_F(StreamerTest, ARankThatMissedACallStoresNothingAndFailsAtOnce) {
+  OpenGate(group_.boards().gate());
   ASSERT_TRUE(Start(1, {{0, 1, 0, -1, 0, 5}}, 0).ok());
   ASSERT_TRUE(Start(2, {{2, 1, 0, -1, 0, 5}}, 1).ok());
-  ASSERT_TRUE(generations_[2]->streamer->Release(streams_[2].get(), 10000 * kMs).ok());
-  EXPECT_EQ(Arrived(1, 50).status, ULTRAEP_TIMEOUT);
+  Result failed = Release(2);
+  EXPECT_EQ(failed.status, ULTRAEP_FAILED);
+  EXPECT_NE(failed.text.find("rank 1 is in another operation"), std::string::npos) << failed.text;
+  EXPECT_EQ(group_.boards().shard(1, 0, 0, 0)[0], 0) << "not one byte";
+  EXPECT_EQ(Arrived(1).status, ULTRAEP_FAILED);
+}
+
+TEST_F(StreamerTest, ARestoreStreamsAnEarlierPlanAgainAlsoAfterLaterOnes) {
+  const std::vector<Replica> later = {{2, 1, 0, -1, 0, 5}};
+  using Operation = std::tuple<std::vector<Replica>, uint64_t, bool>;
+  for (const auto& [plan, sequence, restore] :
+       {Operation(kDirect, 0, false), Operation(later, 1, false), Operation(kDirect, 0, true)}) {
+    for (uint32_t r = 0; r < 3; ++r) ASSERT_TRUE(Start(r, plan, sequence, 0, restore).ok());
+    ASSERT_TRUE(Arrived(1).ok());
+    EXPECT_TRUE(SlotHolds(1, plan[0].expert)) << sequence;
+    for (uint32_t r = 0; r < 3; ++r) ASSERT_TRUE(Release(r).ok());
+  }
+}
+
+TEST_F(StreamerTest, RestoresInAnotherOrderFailBeforeAnythingIsStored) {
+  OpenGate(group_.boards().gate());
+  for (uint64_t s = 0; s < 2; ++s) {
+    for (uint32_t r = 0; r < 3; ++r) ASSERT_TRUE(Start(r, kDirect, s).ok());
+    for (uint32_t r = 0; r < 3; ++r) ASSERT_TRUE(Release(r).ok());
+  }
+  std::memset(group_.boards().shard(1, 0, 0, 0), 0, 64);
+  ASSERT_TRUE(Start(0, kDirect, 1, 0, true).ok());
+  ASSERT_TRUE(Start(1, kDirect, 0, 0, true).ok());
+  EXPECT_EQ(Release(0).status, ULTRAEP_FAILED);
+  EXPECT_EQ(group_.boards().shard(1, 0, 0, 0)[0], 0);
 }
 
 TEST_F(StreamerTest, StreamsOutOfTheOrderOfTheirStepsAreRefused) {
+  for (uint32_t r = 1; r < 3; ++r) ASSERT_TRUE(Start(r, {{1, 2, 0, -1, 0, 5}}, 4).ok());
   ASSERT_TRUE(Start(0, {{1, 2, 0, -1, 0, 5}}, 4).ok());
   ASSERT_TRUE(Release(0).ok());
   EXPECT_EQ(Start(0, {{1, 2, 0, -1, 0, 5}}, 4).text,
             "step 4 cannot be streamed after step 4: streams go in the order of their steps");
-}
-
-TEST_F(StreamerTest, AnAbandonedPlanFailsTheGroup) {
-  OpenGate(group_.boards().gate());
-  RecordedPlan plan;
-  generations_[1]->streamer->Abandon(plan);
-  EXPECT_EQ(LoadGate(group_.boards().gate()).state, GateState::kFailed);
 }
 
 TEST_F(StreamerTest, AMissingTransferTimesOutNamingTheSender) {

@@ -1,0 +1,77 @@
+#include "daemon/session/group_generation.h"
+
+#include <sys/eventfd.h>
+#include <sys/random.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "protocol/transport/waiting.h"
+
+namespace ultraep {
+namespace {
+
+// Random, so that memory of an earlier daemon is never taken for this one's. 0 means "none".
+uint64_t NewId() {
+#ifdef ULTRAEP_TEST_POINTS
+  if (test::world) return test::world->Random() | 1;
+#endif
+  uint64_t value = 0;
+  while (value == 0)
+    if (getrandom(&value, sizeof value, 0) != sizeof value) value = NowNs();
+  return value;
+}
+
+}  // namespace
+
+GroupGeneration::GroupGeneration(const GroupConfig& config) : layout_(config) {}
+
+std::shared_ptr<GroupGeneration> GroupGeneration::Create(const GroupConfig& config,
+                                               const PlanOptions& options,
+                                               std::shared_ptr<StepStatistics> statistics,
+                                               std::string* wrong) {
+  std::shared_ptr<GroupGeneration> made(new GroupGeneration(config));
+  made->id_ = NewId();
+  made->doorbell_ = Descriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!made->doorbell_) {
+    *wrong = std::string("eventfd: ") + std::strerror(errno);
+    return nullptr;
+  }
+  *wrong = made->memory_.Create(made->layout_, made->id_);
+  if (!wrong->empty()) return nullptr;
+  made->steps_ =
+      std::make_unique<StepPlanner>(made->boards(), made->id_, options, std::move(statistics));
+  return made;
+}
+
+void GroupGeneration::End() {
+  EndGate(boards().gate());
+  PulseAndWake(boards().pulse());
+}
+
+void GroupGeneration::SetMember(uint32_t rank, MemberState state) {
+  ULTRAEP_POINT("member:before");
+  boards().member(rank).value.store(uint64_t(state), std::memory_order_seq_cst);
+  ULTRAEP_POINT("member:set");
+}
+
+bool GroupGeneration::SendSegments(int socket, uint64_t lease_ns) const {
+  std::vector<int> descriptors{doorbell_.get()};
+  for (const Descriptor& d : memory_.segments()) descriptors.push_back(d.get());
+  Joined joined;
+  joined.generation = id_;
+  joined.segments = uint32_t(descriptors.size());
+  joined.lease_ns = lease_ns;
+  if (!SendMessage(socket, joined, nullptr, 0, MSG_DONTWAIT)) return false;
+  for (uint32_t first = 0; first < descriptors.size(); first += kDescriptorsPerMessage) {
+    Segments part;
+    part.first = first;
+    part.count = std::min<uint32_t>(kDescriptorsPerMessage, uint32_t(descriptors.size()) - first);
+    if (!SendMessage(socket, part, &descriptors[first], part.count, MSG_DONTWAIT)) return false;
+  }
+  return true;
+}
+
+}  // namespace ultraep

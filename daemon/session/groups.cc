@@ -1,0 +1,122 @@
+#include "daemon/session/groups.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+
+namespace ultraep {
+namespace {
+
+std::string Mib(uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
+
+}  // namespace
+
+std::shared_ptr<Group> Groups::Join(uint64_t owner, uid_t uid, const ultraep::Join& request,
+                                    Refusal* refusal) {
+  const GroupConfig& config = request.config;
+  *refusal = {CheckConfig(config)};
+  if (refusal->text.empty() && request.rank >= config.ranks)
+    *refusal = {"rank is " + std::to_string(request.rank) + ", must be below ranks (" +
+                std::to_string(config.ranks) + ")"};
+  if (!refusal->text.empty()) return nullptr;
+  GroupKey key;
+  key.uid = uid;
+  key.name = GetText(config.name);
+  std::memcpy(key.nonce.data(), config.nonce, sizeof config.nonce);
+  const auto at = groups_.find(key);
+  std::shared_ptr<Group> group;
+  if (at != groups_.end()) {
+    group = at->second;
+    *refusal = group->CheckJoin(owner, request);
+  } else {
+    group = std::make_shared<Group>(key, config);
+    *refusal = CheckNewGroup(uid, group->next_generation_bytes());
+  }
+  if (!refusal->text.empty()) return nullptr;
+  if (at == groups_.end()) {
+    LogInfo("group %s: %d ranks, %d experts, %d slots per rank, %s of shared memory", key.name,
+            config.ranks, config.experts, config.slots, Mib(group->next_generation_bytes()));
+    groups_[key] = group;
+  }
+  const std::shared_ptr<GroupGeneration> before = group->generation();
+  group->Join(owner, request);
+  if (before && group->generation() != before) planner_->Remove(before.get());
+  return group;
+}
+
+// What can be known before its ranks are there. A group that could never have its memory is refused
+// for good, at its first rank.
+Refusal Groups::CheckNewGroup(uid_t uid, uint64_t bytes) const {
+  uint64_t own = 0;
+  for (const auto& [key, group] : groups_) own += key.uid == uid;
+  if (own >= options_.uid_groups)
+    return {"uid " + std::to_string(uid) + " has " + std::to_string(own) +
+                " groups, --uid_groups is " + std::to_string(options_.uid_groups),
+            true};
+  Refusal refusal = CheckMemory(uid, bytes);
+  const uint64_t most = std::min(options_.memory_limit_bytes, options_.uid_memory_limit_bytes);
+  refusal.retry = bytes <= most;
+  return refusal;
+}
+
+Refusal Groups::CheckMemory(uid_t uid, uint64_t bytes) const {
+  uint64_t all = 0, own = 0;
+  for (const auto& [key, group] : groups_) {
+    all += group->memory_bytes();
+    own += key.uid == uid ? group->memory_bytes() : 0;
+  }
+  const auto check = [&](uint64_t used, uint64_t limit, const char* whose, const char* flag) {
+    if (bytes <= limit - std::min(limit, used)) return Refusal{};
+    return Refusal{"the group needs " + Mib(bytes) + " of shared memory, " +
+                       Mib(limit - std::min(limit, used)) + " are left" + whose +
+                       "; lower slots or slot_sets, or raise " + flag,
+                   true};
+  };
+  Refusal refusal = check(all, options_.memory_limit_bytes, "", "--memory_limit_mib");
+  if (!refusal.text.empty()) return refusal;
+  return check(own, options_.uid_memory_limit_bytes, " to its user", "--uid_memory_mib");
+}
+
+bool Groups::Begin(Group* group, Refusal* refusal) {
+  *refusal = {};
+  if (!group->complete()) return false;
+  *refusal = CheckMemory(group->key().uid, group->next_generation_bytes());
+  PlanOptions plan_options;
+  plan_options.epsilon_ppm = options_.epsilon_ppm;
+  if (refusal->text.empty()) *refusal = {group->Begin(plan_options), true};
+  if (!refusal->text.empty()) return false;
+  planner_->Add(group->generation());
+  return true;
+}
+
+void Groups::Gone(const std::shared_ptr<Group>& group, uint64_t owner, uint32_t rank,
+                  MemberState how) {
+  group->Gone(owner, rank, how);
+  CloseIfEmpty(group);
+}
+
+void Groups::CloseIfEmpty(const std::shared_ptr<Group>& group) {
+  const auto at = groups_.find(group->key());
+  if (at == groups_.end() || at->second != group || !group->empty()) return;
+  if (group->generation()) planner_->Remove(group->generation().get());
+  LogInfo("group %s: closed", group->key().name);
+  groups_.erase(at);
+}
+
+std::vector<Groups::Fenced> Groups::Fence(uint64_t now) {
+  std::vector<Fenced> all;
+  for (const auto& [key, group] : groups_) {
+    std::vector<uint32_t> ranks = group->Fence(now, options_.lease_ns);
+    if (!ranks.empty()) all.push_back({group, std::move(ranks)});
+  }
+  for (const Fenced& fenced : all) CloseIfEmpty(fenced.group);
+  return all;
+}
+
+void Groups::EndAll() {
+  for (const auto& [key, group] : groups_)
+    if (group->generation()) group->generation()->End();
+}
+
+}  // namespace ultraep

@@ -1,0 +1,47 @@
+#include "plugin/core/memory_switch.h"
+
+#include <utility>
+
+namespace ultraep {
+
+void MemorySwitch::Add(std::shared_ptr<Generation> generation) {
+  std::lock_guard lock(mutex_);
+  later_.push_back(std::move(generation));
+}
+
+void MemorySwitch::Load(uint64_t sequence) {
+  std::lock_guard lock(mutex_);
+  for (size_t i = later_.size(); i-- > 0;) {
+    const Gate gate = later_[i]->gate();
+    if (gate.state == GateState::kDead) {  // never named a first step, never will
+      left_behind_.push_back(std::move(later_[i]));
+      later_.erase(later_.begin() + ptrdiff_t(i));
+    } else if (gate.state != GateState::kClosed && gate.value <= sequence) {
+      left_behind_.push_back(std::exchange(current_, later_[i]));
+      for (size_t k = 0; k < i; ++k) left_behind_.push_back(std::move(later_[k]));
+      later_.erase(later_.begin(), later_.begin() + ptrdiff_t(i) + 1);
+      return;
+    }
+  }
+}
+
+std::shared_ptr<Generation> MemorySwitch::current() const {
+  std::lock_guard lock(mutex_);
+  return current_;
+}
+
+std::vector<std::shared_ptr<Generation>> MemorySwitch::held() const {
+  std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<Generation>> all;
+  if (current_) all.push_back(current_);
+  all.insert(all.end(), later_.begin(), later_.end());
+  return all;
+}
+
+void MemorySwitch::FreeLeftBehind() {
+  std::vector<std::shared_ptr<Generation>> now;
+  std::lock_guard lock(mutex_);
+  now.swap(left_behind_);  // `now` goes after the lock
+}
+
+}  // namespace ultraep
