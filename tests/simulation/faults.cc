@@ -1,0 +1,89 @@
+// What goes wrong, drawn from the seed.
+#include "tests/simulation/machine.h"
+
+namespace ultraep::simulation {
+
+// Around the bounds that matter: a solve deadline, a lease, a step timeout, or hardly anything.
+uint64_t Machine::SomeTime() {
+  const uint64_t bounds[] = {kMillisecond, scenario_.clocks.solve_deadline_ns, scenario_.lease_ns,
+                             scenario_.config.step_timeout_ns, 300 * kMillisecond};
+  const uint64_t bound = bounds[world_.Below(5)];
+  return bound / 2 + world_.Below(2 * bound) + world_.Below(2) * 300 * kMillisecond;
+}
+
+void Machine::StopFor(Process* process, int thread, uint64_t ns) {
+  const uint64_t now = world_.now();
+  if (thread < 0) {
+    world_.Stop(process, now + ns);
+    checks_.timeline.Stopped(process->name, now, now + ns);
+  } else {
+    Thread* one = process->threads[size_t(thread)].get();
+    world_.Stop(one, now + ns);
+    checks_.timeline.Stopped(one->name, now, now + ns);
+  }
+}
+
+void Machine::KillRank(Place* place) {
+  next_sequence_ = std::max(next_sequence_, place->rank->called());
+  checks_.timeline.Died(place->rank->name, world_.now());
+  world_.Kill(place->rank.get());
+  place->rank.reset();
+  place->start_at = world_.now() + world_.Below(800 * kMillisecond);
+}
+
+void Machine::KillDaemon() {
+  checks_.timeline.Died(daemon_->name, world_.now());
+  world_.Kill(daemon_.get());
+  daemon_.reset();
+  daemon_at_ = world_.now() + world_.Below(kSecond);
+}
+
+void Machine::FaultOfRank() {
+  Place* place = &places_[world_.Below(places_.size())];
+  // Most often whoever has just passed a point: most processes sleep most of the time.
+  for (Place& p : places_)
+    if (p.rank && world_.last() && world_.last()->process == p.rank.get() && world_.Below(4))
+      place = &p;
+  if (!place->rank) return;
+  switch (world_.Below(5)) {
+    case 0:
+    case 1:
+      return KillRank(place);
+    case 2:
+    case 3:
+      return StopFor(place->rank.get(), -1, SomeTime());
+    case 4:
+      return StopFor(place->rank.get(), int(world_.Below(2)), SomeTime());
+  }
+}
+
+void Machine::FaultOfDaemon() {
+  if (!daemon_) return;
+  switch (world_.Below(7)) {
+    case 0:
+    case 1:
+      return KillDaemon();
+    case 2:
+      return daemon_->Stop();
+    case 3:
+      return StopFor(daemon_.get(), -1, SomeTime());
+    case 4:
+      return StopFor(daemon_.get(), int(world_.Below(2)), SomeTime());
+    default:
+      slow_solve_ns_ = scenario_.clocks.solve_deadline_ns * (1 + world_.Below(3));
+  }
+}
+
+void Machine::Fault() {
+  if (world_.Below(16) == 0) {  // the machine itself stood still
+    const uint64_t now = world_.now();
+    world_.Jump(SomeTime());
+    world_.Note(nullptr, "JUMP", world_.now() - now);
+    return checks_.timeline.Stopped("", now, world_.now());
+  }
+  bool of_daemon = world_.Below(3) == 0;
+  if (daemon_ && world_.last() && world_.last()->process == daemon_.get()) of_daemon = world_.Below(2);
+  of_daemon ? FaultOfDaemon() : FaultOfRank();
+}
+
+}  // namespace ultraep::simulation
