@@ -1,4 +1,6 @@
 // What goes wrong, drawn from the seed.
+#include <iterator>
+
 #include "tests/simulation/machine.h"
 
 namespace ultraep::simulation {
@@ -38,12 +40,7 @@ void Machine::KillDaemon() {
   daemon_at_ = world_.now() + world_.Below(kSecond);
 }
 
-void Machine::FaultOfRank() {
-  Place* place = &places_[world_.Below(places_.size())];
-  // Most often whoever has just passed a point: most processes sleep most of the time.
-  for (Place& p : places_)
-    if (p.rank && world_.last() && world_.last()->process == p.rank.get() && world_.Below(4))
-      place = &p;
+void Machine::FaultOfRank(Place* place) {
   if (!place->rank) return;
   switch (world_.Below(5)) {
     case 0:
@@ -74,6 +71,21 @@ void Machine::FaultOfDaemon() {
   }
 }
 
+void Machine::FaultAt(Thread* thread) {
+  if (daemon_ && thread->process == daemon_.get()) return FaultOfDaemon();
+  for (Place& p : places_)
+    if (p.rank && thread->process == p.rank.get()) return FaultOfRank(&p);
+}
+
+void Machine::ArmPoint() {
+  static constexpr const char* kPoints[] = {
+      "row:before",     "row:header",    "row:data",      "row:stamp",       "collected:before",
+      "collected:set",  "record:before", "record:header", "record:replicas", "record:whole",
+      "verdict:before", "verdict:set",   "gate:before",   "gate:moved",      "member:before",
+      "member:set",     "pulse:before",  "pulse:raised",  "sleep:before",    "sleep:flag"};
+  armed_point_ = kPoints[world_.Below(std::size(kPoints))];
+}
+
 void Machine::Fault() {
   if (world_.Below(16) == 0) {  // the machine itself stood still
     const uint64_t now = world_.now();
@@ -81,9 +93,11 @@ void Machine::Fault() {
     world_.Note(nullptr, "JUMP", world_.now() - now);
     return checks_.timeline.Stopped("", now, world_.now());
   }
-  bool of_daemon = world_.Below(3) == 0;
-  if (daemon_ && world_.last() && world_.last()->process == daemon_.get()) of_daemon = world_.Below(2);
-  of_daemon ? FaultOfDaemon() : FaultOfRank();
+  if (world_.Below(2)) return ArmPoint();
+  if (world_.Below(3))
+    FaultOfRank(&places_[world_.Below(places_.size())]);
+  else
+    FaultOfDaemon();
 }
 
 }  // namespace ultraep::simulation

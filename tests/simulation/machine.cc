@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace ultraep::simulation {
 namespace {
@@ -48,6 +49,7 @@ void Machine::Busy() {
   while (world_.now() < end && checks_.violation().empty()) {
     StartWhatIsDue();
     world_.Step(Alarm(end));
+    if (met_) FaultAt(std::exchange(met_, nullptr));
     if (world_.steps() < next_fault) continue;
     next_fault = world_.steps() + 1 + world_.Below(2 * scenario_.fault_period);
     Fault();
@@ -136,6 +138,10 @@ uint64_t Machine::Limit() const {
 void Machine::Passed(Thread* thread, const char* point) {
   const bool daemons = daemon_ && thread->process == daemon_.get();
   if (!std::strcmp(point, "gate:moved")) checks_.GateMoved(Living(), daemons ? daemon_->name : "");
+  if (!quiet_ && armed_point_ == point) {
+    armed_point_.clear();
+    met_ = thread;
+  }
   if (daemons && slow_solve_ns_ && !std::strcmp(point, "collected:set")) {
     StopFor(daemon_.get(), Daemon::kPlanner, slow_solve_ns_);
     slow_solve_ns_ = 0;

@@ -43,8 +43,10 @@ class Machine : public Observer {
   uint64_t Limit() const;
   std::vector<Rank*> Living() const;
   void Fault();
-  void FaultOfRank();
+  void FaultOfRank(Place* place);
   void FaultOfDaemon();
+  void FaultAt(Thread* thread);
+  void ArmPoint();
   void KillRank(Place* place);
   void KillDaemon();
   void StopFor(Process* process, int thread, uint64_t ns);
@@ -61,6 +63,9 @@ class Machine : public Observer {
   uint64_t next_sequence_ = 0;  // of a new rank: above all calls so far
   bool quiet_ = false;
   uint64_t slow_solve_ns_ = 0;  // the next solve takes so long
+  // The next process to pass this point meets a fault there; some points are passed rarely.
+  std::string armed_point_;
+  Thread* met_ = nullptr;
 };
 
 }  // namespace ultraep::simulation

@@ -25,8 +25,8 @@ Scenario MakeScenario(uint64_t seed) {
   s.lease_ns = one_of({500, 700, 1500}) * kMillisecond;
   s.think_ns = one_of({2, 10, 40}) * kMillisecond;
   s.skew = c.window + one_of({0, 1, 4, 1000});
-  s.busy_ns = one_of({500, 1500, 3000}) * kMillisecond;
-  s.fault_period = one_of({300, 1000, 3000});
+  s.busy_ns = one_of({1000, 3000, 6000}) * kMillisecond;
+  s.fault_period = one_of({200, 600, 2000});
   s.fail_in_1024 = uint32_t(one_of({0, 0, 8, 40}));
   s.world.seed = seed;
   s.world.point_cost_ns = one_of({200, 2000, 10'000});
