@@ -24,7 +24,9 @@ Refusal Group::CheckJoin(uint64_t owner, const ultraep::Join& request) const {
   const std::string rank = "rank " + std::to_string(request.rank);
   if (member.owner && member.owner != owner)
     return {rank + " has joined already, from another process; that one must end first", true};
-  if (member.state == MemberState::kJoined || (member.state == MemberState::kReady && !Over()))
+  const bool inside =
+      member.state == MemberState::kJoined || member.state == MemberState::kReady;
+  if (inside && !Over())
     return {rank + " has joined already; it joins again when the generation is over"};
   return {};
 }

@@ -116,6 +116,7 @@ TEST_F(GroupTest, AMemberLostBeforeTheGateOpensEndsTheGenerationToo) {
   EXPECT_EQ(Gate(), GateState::kDead);
   EXPECT_TRUE(Ready(1)) << "late, and no fault of its own";
   EXPECT_EQ(Gate(), GateState::kDead);
+  ASSERT_EQ(Join(1), "") << refusal_.text;
   ASSERT_EQ(Join(0), "");
   EXPECT_NE(Join(0), "") << "it waits already";
 }
