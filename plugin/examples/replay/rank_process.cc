@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "kernels/count_load.h"
@@ -34,7 +35,6 @@ class RankProcess {
         record_(shared->rank(rank)),
         meeting_(&shared->control()->meeting),
         model_(shared, rank, options.top_k, options.seed),
-        sampler_(options.expert, options.shape.ranks),
         row_(options.shape.experts),
         slots_(options.shape.slots) {}
 
@@ -52,17 +52,18 @@ class RankProcess {
  private:
   // True when the last step is done. False with exit_ still kRankDone: interrupted.
   bool RunSteps() {
-    if (!client_ && !Over() && !Join()) return false;
+    if (!client_ && !IsOver(sequence_) && !Join()) return false;
     if (epoch_ == 0 && !PassBarrier(options_.join_timeout_s)) return false;
-    for (; !Over(); ++sequence_) {
+    for (; !IsOver(sequence_); ++sequence_) {
       if (!Step()) return false;
     }
     return true;
   }
 
-  bool Over() const {
-    return sequence_ >= options_.end_sequence() ||
-           sequence_ > shared_->control()->last_sequence.value.load(std::memory_order_relaxed);
+  // All ranks find the same, since rank 0 names the last step before its first barrier.
+  bool IsOver(uint64_t sequence) const {
+    return sequence >= options_.end_sequence() ||
+           sequence > shared_->control()->last_sequence.value.load(std::memory_order_relaxed);
   }
 
   bool Step() {
@@ -85,8 +86,9 @@ class RankProcess {
                                  row_.data(), options_.shape.experts);
     };
     ultraep_status status = submit();
-    // It is an earlier step's plan that could not be followed: this one is declined.
-    if (status == ULTRAEP_FAILED && options_.respawn) status = submit();
+    // It is an earlier step's plan that could not be followed. Told once: this step is declined.
+    if (status == ULTRAEP_FAILED && options_.respawn && (status = submit()) == ULTRAEP_FAILED)
+      return Broken(std::string("FAILED twice for one step: ") + ultraep_last_error());
     return Check(status);
   }
 
@@ -165,11 +167,7 @@ class RankProcess {
 
   // Nobody leaves while another rank still has a step open. And where ranks may die, nobody begins
   // a step before all have finished the last one: a death costs one step, not two.
-  bool EndTogether() {
-    const bool last = sequence_ + 1 == options_.end_sequence() ||
-                      sequence_ == shared_->control()->last_sequence.value.load();
-    return (!last && !options_.respawn) || PassBarrier(0);
-  }
+  bool EndTogether() { return (!options_.respawn && !IsOver(sequence_ + 1)) || PassBarrier(0); }
 
   void NoteStream(const ultraep_stream_stats& stats, uint32_t layer) {
     record_->bytes_streamed.Add(stats.bytes);
@@ -194,7 +192,10 @@ class RankProcess {
         sent_.push_back(
             {shared_->main_up(layer, replica.expert), shared_->main_down(layer, replica.expert)});
     }
-    if (!sent_.empty()) record_->memcpy_kb_per_s.Add(sampler_.KilobytesPerSecond(sent_));
+    if (sent_.empty()) return;
+    // Made here: touching its memory would hold up a respawned rank, for which all others wait.
+    if (!sampler_) sampler_.emplace(options_.expert, options_.shape.ranks);
+    record_->memcpy_kb_per_s.Add(sampler_->KilobytesPerSecond(sent_));
   }
 
   void FillOwnWeights() {
@@ -224,7 +225,7 @@ class RankProcess {
   RankRecord* const record_;
   Meeting* const meeting_;
   ModelStep model_;
-  CopySampler sampler_;
+  std::optional<CopySampler> sampler_;
   uint32_t epoch_ = 0;
   uint64_t sequence_ = 0;
   ultraep_client* client_ = nullptr;

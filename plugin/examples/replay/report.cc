@@ -84,7 +84,7 @@ std::string TableOf(const Report& r, const Options& o) {
   Append(&text, "%-28s%12.4f%12.4f%12.4f\n", "imbalance after", r.after.mean, r.after.p99,
          r.after.max);
   Append(&text, "\n%-28s%12s%12s%12s%12s%12s\n", "", "planned", "fallback", "declined", "lost",
-         "of it failed");
+         "failed");
   Append(&text, "%-28s%12llu%12llu%12llu%12llu%12llu\n", "steps x layers", Unsigned(r.planned),
          Unsigned(r.fallbacks), Unsigned(r.declined), Unsigned(r.lost), Unsigned(r.failed));
   Append(&text, "%-28s%12llu\n%-28s%12llu\n", "ranks respawned", Unsigned(r.respawned),
