@@ -34,6 +34,7 @@ class RankProcess {
         shared_(shared),
         record_(shared->rank(rank)),
         meeting_(&shared->control()->meeting),
+        earlier_generations_(record_->generations.get()),
         model_(shared, rank, options.top_k, options.seed),
         row_(options.shape.experts),
         slots_(options.shape.slots) {}
@@ -43,7 +44,7 @@ class RankProcess {
     const uint32_t epoch = meeting_->epoch.count.load(std::memory_order_acquire);
     bool going = epoch == 0 || Attend(epoch);
     while (going && !RunSteps()) going = exit_ == kRankDone && Attend(epoch_ + 1);
-    if (client_) NoteGeneration();
+    NoteGeneration();
     plan_.reset();
     ultraep_detach(client_);
     return exit_;
@@ -224,6 +225,7 @@ class RankProcess {
   SharedState* const shared_;
   RankRecord* const record_;
   Meeting* const meeting_;
+  const uint64_t earlier_generations_;  // of its predecessors: a new process is in none of theirs
   ModelStep model_;
   std::optional<CopySampler> sampler_;
   uint32_t epoch_ = 0;
@@ -244,6 +246,7 @@ class RankProcess {
 // Leaves the step, which is lost, and waits until all ranks go on together.
 bool RankProcess::Attend(uint32_t odd) {
   plan_.reset();
+  NoteGeneration();  // the next one to be killed may be this one
   if (!meeting_->Attend(rank_, odd)) {
     exit_ = kRankStopped;
     return false;
@@ -303,9 +306,9 @@ uint64_t Generations(const Info& info) {
 
 void RankProcess::NoteGeneration() {
   ultraep_client_info info;
-  if (ultraep_client_state(client_, &info) != ULTRAEP_OK) return;
-  record_->joined.Set(info.generation);
-  record_->generations.Set(Generations(info));
+  if (!client_ || ultraep_client_state(client_, &info) != ULTRAEP_OK) return;
+  record_->joined.Set(std::max(record_->joined.get(), info.generation));
+  record_->generations.Set(earlier_generations_ + Generations(info));
 }
 
 bool RankProcess::PassBarrier(uint32_t extra_s) {

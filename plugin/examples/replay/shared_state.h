@@ -92,7 +92,7 @@ struct alignas(kLine) RankRecord {
   Counter mismatches;                    // tokens whose result differs
   Counter quota_misses;  // steps in which one of its slots got other than the plan's tokens
   Counter joined;        // generation, 0 = went on without
-  Counter generations;   // how many its last process was part of
+  Counter generations;   // how many it was part of, as far as it could say before it was killed
   Counter bytes_streamed;
   Histogram verdict_ns;  // of steps with a plan: own verdict - the last rank's submit
   Histogram stream_kb_per_s, memcpy_kb_per_s;
