@@ -54,7 +54,8 @@ constexpr const char* kUsage =
     "usage: ultraep-replay [--socket PATH] [--trace FILE.npy] [flags]\n\n"
     "Exit status: 0 done and no token differs, 1 cannot run, 2 wrong usage, 3 a rank died,\n"
     "4 a rank could not follow a plan, 5 a token's result differs. With --respawn a killed\n"
-    "rank and such a plan cost a step, which is counted as lost; every other one is checked.\n\nflags:\n";
+    "rank and such a plan cost a step, which is counted as lost; every other one is checked.\n"
+    "\nflags:\n";
 
 std::set<std::string>& GivenFlags() {
   static std::set<std::string> names;
