@@ -34,7 +34,9 @@ Refusal Group::CheckJoin(uint64_t owner, const ultraep::Join& request) const {
 void Group::Join(uint64_t owner, const ultraep::Join& request) {
   // What the old board says of this rank stays: whoever waits for it there waits in vain.
   if (Over()) {
-    for (Member& m : members_) m.state = MemberState::kAbsent;
+    for (Member& m : members_)  // who is missing, and why, stays to be seen until it is back
+      if (m.state == MemberState::kJoined || m.state == MemberState::kReady)
+        m.state = MemberState::kAbsent;
     earlier_.push_back(std::exchange(generation_, nullptr));
     earlier_.back()->Retire();
     if (earlier_.size() > kEarlierKept) earlier_.pop_front();
@@ -82,7 +84,7 @@ void Group::Gone(uint64_t owner, uint32_t rank, MemberState how) {
   // It may still take part in operations on the slots of generations that are over.
   for (const auto& old : earlier_) old->SetMember(rank, how);
   if (!generation_) {
-    member.state = MemberState::kAbsent;
+    member.state = how;
     return;
   }
   SetMember(rank, how);

@@ -6,7 +6,6 @@ usage: respawn_test.py BIN_DIR
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 import unittest
@@ -51,6 +50,11 @@ class RespawnTest(unittest.TestCase):
             return len(ranks) == RANKS and not set(victims) & set(ranks)
         wait_until(replaced, 20, "killed ranks are replaced")
 
+    def planned_again(self):
+        """On a new generation, without anybody's restart."""
+        before = self.daemon.planned()
+        wait_until(lambda: self.daemon.planned() > before + 3, 30, "steps are planned again")
+
     def finish(self, replay, kills):
         """Asks for the end and checks what every such run must keep."""
         time.sleep(0.5)
@@ -69,9 +73,12 @@ class RespawnTest(unittest.TestCase):
         replay = self.running()
         for _ in range(KILLS):
             self.gone(replay, self.kill(replay))
+            self.planned_again()
             time.sleep(self.random.random() * 0.1)
+        self.assertGreater(self.daemon.status()["groups"][0]["generations"], KILLS)
         result = self.finish(replay, KILLS)
         self.assertGreater(result["lost"], 0)
+        self.assertGreater(result["generations"], 1)
 
     def test_ranks_killed_while_the_others_still_meet_are_replaced_too(self):
         replay = self.running()
@@ -84,7 +91,7 @@ class RespawnTest(unittest.TestCase):
         counts = [2, 3, RANKS] * (KILLS // 6)
         for count in counts:
             self.gone(replay, self.kill(replay, count))
-            time.sleep(self.random.random() * 0.05)
+            self.planned_again()
         self.finish(replay, sum(counts))
 
     def test_rank_0_which_records_the_steps(self):
@@ -121,9 +128,8 @@ class RespawnTest(unittest.TestCase):
             self.daemon.process.kill()
             self.daemon.process.wait()
             self.gone(replay, self.kill(replay))  # without a daemon as well
-            self.daemon.process = subprocess.Popen(self.daemon.process.args,
-                                                   stderr=self.daemon.log)
-            time.sleep(0.2)
+            self.daemon.restart()
+            self.planned_again()
         self.finish(replay, 3)
 
     def test_a_rank_that_does_not_come_back_is_named(self):

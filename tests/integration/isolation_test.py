@@ -65,7 +65,7 @@ class Member:
     def __init__(self, daemon, rank, nonce=1, uid=None):
         library = os.path.join(BIN, "..", "lib", "libultraep.so")
         self.process = subprocess.Popen(
-            [sys.executable, "-B", HERE, "--member", library, daemon.socket, str(rank), str(nonce)],
+            [sys.executable, "-B", HERE, "member", library, daemon.socket, str(rank), str(nonce)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, user=uid, group=uid,
             extra_groups=[] if uid else None)
 
@@ -141,7 +141,7 @@ class IsolationTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--member":
+    if sys.argv[1] == "member":
         member(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
         sys.exit(0)
     BIN = os.path.abspath(sys.argv.pop(1))

@@ -25,6 +25,11 @@ class Daemon:
             self.close()
             raise
 
+    def restart(self):
+        """After its end: the same command once more."""
+        self.process = subprocess.Popen(self.process.args, stderr=self.log)
+        wait_until(lambda: self.status() is not None, 20, "the daemon answers")
+
     def status(self):
         """The parsed `ultraepctl status --json`, or None while there is no answer."""
         done = subprocess.run(

@@ -295,20 +295,11 @@ void RankProcess::AwaitGroup() {
     std::fprintf(stderr, "ultraep-replay: warning: going on without plans: %s\n", info.text);
 }
 
-// How many generations this client was part of. TODO: info.generations once the C ABI has it.
-template <class Info>
-uint64_t Generations(const Info& info) {
-  if constexpr (requires { info.generations; })
-    return info.generations;
-  else
-    return info.generation != 0;
-}
-
 void RankProcess::NoteGeneration() {
   ultraep_client_info info;
   if (!client_ || ultraep_client_state(client_, &info) != ULTRAEP_OK) return;
   record_->joined.Set(std::max(record_->joined.get(), info.generation));
-  record_->generations.Set(earlier_generations_ + Generations(info));
+  record_->generations.Set(earlier_generations_ + info.generations);
 }
 
 bool RankProcess::PassBarrier(uint32_t extra_s) {
