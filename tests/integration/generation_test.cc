@@ -5,6 +5,7 @@
 #include <fstream>
 #include <functional>
 
+#include "protocol/transport/waiting.h"
 #include "tests/support/attach_fixture.h"
 
 namespace ultraep {
@@ -154,6 +155,27 @@ TEST_F(GenerationTest, APlanIsRestoredInItsOwnMemoryAfterTheDaemonDiedAndInTheNe
   for (uint32_t r = 0; r < kRanks; ++r) std::swap(kept[r], plans_[r]);
   Stream();  // step 0 again, in the memory of the new generation
   for (auto* p : kept) ultraep_plan_free(p);
+}
+
+// Nobody is there to see the connection close: the others see the heartbeat stand still.
+TEST_F(GenerationTest, AMemberLostWhileNoDaemonRunsIsNoticedAtTheLeaseAndNotAtTheStepTimeout) {
+  DaemonOptions options = TestDaemon::Defaults();
+  options.lease_ns = 500'000'000;
+  {
+    TestDaemon daemon(socket_, options);
+    AwaitOpen();
+    Resolve(0);
+    ASSERT_EQ(VerdictOf(0), ULTRAEP_PLAN);
+    Stream();
+  }
+  ASSERT_EQ(ultraep_leave(members_[1]), ULTRAEP_OK);
+  const uint64_t start = NowNs();
+  const void* mains[2] = {mains_[0][0].data(), mains_[0][1].data()};
+  ASSERT_EQ(ultraep_stream_weights(plans_[0], 0, mains), ULTRAEP_OK) << ultraep_last_error();
+  EXPECT_EQ(ultraep_release(plans_[0], -1), ULTRAEP_FAILED);
+  EXPECT_NE(std::string(ultraep_last_error()).find("rank 1 is gone"), std::string::npos)
+      << ultraep_last_error();
+  EXPECT_LT(NowNs() - start, uint64_t(10 * kSecond)) << "the step timeout is 20 s";
 }
 
 TEST_F(GenerationTest, AKeptPlanPinsNoSharedMemory) {
