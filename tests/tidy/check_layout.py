@@ -118,6 +118,28 @@ def unregistered_tests(tree):
     return wrong
 
 
+def named_tests(tree):
+    """What a document promises it does so with a test: in tables with a column `test`, every row
+    names registered ones."""
+    registered = set(re.findall(r"\b[a-z]\w*\b", tree.text("tests/CMakeLists.txt")))
+    wrong = []
+    for name in tree.of_kind("md"):
+        inside = False
+        for line in tree.text(name).splitlines():
+            cells = [c.strip() for c in line.strip().strip("|").split("|")]
+            if not line.startswith("|"):
+                inside = False
+            elif cells[-1] == "test":
+                inside = True
+            elif inside and not re.fullmatch("[- ]+", cells[-1]):
+                tests = re.findall(r"\b[a-z]\w*\b", cells[-1])
+                if not tests:
+                    wrong.append(f"{name}: '{cells[0]}' names no test")
+                wrong += [f"{name}: '{cells[0]}' names {t}, which nothing runs"
+                          for t in tests if t not in registered]
+    return wrong
+
+
 def mentions(text, path):
     return re.search(rf"(?<![\w-]){re.escape(path)}(?![\w/-]|\.\w)", text)
 

@@ -13,6 +13,7 @@ CHECKS = {
     "folder readmes are short": lambda t, e: check_sizes.readme_sizes(t),
     "all code is built and included": lambda t, e: check_layout.dead_code(t),
     "all tests are run": lambda t, e: check_layout.unregistered_tests(t),
+    "promises name their tests": lambda t, e: check_layout.named_tests(t),
     "all scripts and data are used": lambda t, e: check_layout.dead_files(t),
     "all folders are described": lambda t, e: check_layout.documentation(t),
     "nothing leaks": lambda t, e: check_layout.leaks(t),
