@@ -186,6 +186,34 @@ struct GenerationBoard {
     return now.daemon.down || board < now.daemon.first;
   }
 
+  static bool HasOpenSteps(const Rank& me) {
+    return std::any_of(me.stage, me.stage + me.next, [](Stage s) { return s < kPlanned; });
+  }
+
+  // The call that writes a row has not returned.
+  bool Calling(const Rank& me) const {
+    return std::any_of(me.stage, me.stage + steps,
+                       [](Stage s) { return s == kPassed || s == kWritten; });
+  }
+
+  // Rule 8: the newest generation it belongs to whose named s0 <= s, over or not.
+  void Switch(State& n, int r, int s) const {
+    Rank& me = n.ranks[r];
+    for (int b = 1; b <= n.made; ++b) {
+      const Board& board = n.boards[b - 1];
+      if (!(me.mine >> b & 1)) continue;
+      if (board.gate == kDead) me.mine &= ~(1 << b);
+      if (!Named(board) || board.first > s) continue;
+      me.memory = b;
+      me.mine &= ~((2 << b) - 1);
+    }
+  }
+  void RecordMemory(State& n, const Rank& me, int s) const {
+    if (me.memory == kNoMemory) return;
+    if (n.memory_at[s] == 0) n.memory_at[s] = me.memory + 1;
+    if (n.memory_at[s] != me.memory + 1) n.fault = kMemoryDiffers;
+  }
+
   // What nobody can read any more is cleared: fewer states, and nothing is hidden.
   void Tidy(State& n) const {
     for (int b = 1; b <= n.made; ++b) {
