@@ -144,11 +144,8 @@ struct Generations : GenerationBoard {
     if (!me.looked) Switch(n, r, s);
     me.looked = 0;
     RecordMemory(n, me, s);
-    sink(n, Move{r,
-                 passes   ? "passes the gate with step"
-                 : raises ? "raises n and declines step"
-                          : "declines step",
-                 s});
+    const char* declines = raises ? "raises n and declines step" : "declines step";
+    sink(n, Move{r, passes ? "passes the gate with step" : declines, s});
   }
 
   // Rules 1 to 5: the oldest open step, from its row to its outcome.
