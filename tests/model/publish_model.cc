@@ -29,7 +29,7 @@
 namespace ultraep::model {
 namespace {
 
-constexpr int kMaxThreads = 3, kMaxPlaces = 23, kMaxOps = 32;
+constexpr int kMaxThreads = 3, kMaxPlaces = 23, kMaxOps = 40;
 
 enum Kind : uint8_t { kStore, kCopy, kAwait, kSpin, kLook, kStoreIf, kAwaitIf, kFence };
 enum Order : uint8_t { kRelaxed, kAcquire, kRelease, kSeqCst, kNonTemporal };
@@ -49,10 +49,10 @@ struct Op {
 
 struct Publish {
   struct State {
-    uint32_t done[kMaxThreads];  // one bit per operation
+    uint64_t done[kMaxThreads];  // one bit per operation
     uint8_t memory[kMaxPlaces];
     uint8_t looked[kMaxThreads], crashed[kMaxThreads], left[kMaxThreads];
-    uint8_t crashes, unused[2];
+    uint8_t crashes, unused[6];
     Fault fault;
   };
 
@@ -131,7 +131,7 @@ struct Publish {
     State n = now;
     uint8_t& place = n.memory[op.place];
     const bool seen = now.looked[t] == op.looked;
-    n.done[t] |= uint32_t{1} << i;
+    n.done[t] |= uint64_t{1} << i;
     if (op.kind == kStore || (op.kind == kStoreIf && seen)) place = op.value;
     if (op.kind == kLook) n.looked[t] = place;
     if (op.kind == kCopy && place != op.value) n.fault = op.fault;
