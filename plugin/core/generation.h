@@ -46,6 +46,9 @@ struct Generation {
   }
   Gate gate() const { return LoadGate(boards.gate()); }
   bool failed() const { return gate().state == GateState::kFailed; }
+  // Wakes whoever waits for a transfer: a member is gone, or the gate has changed. Who just goes to
+  // sleep sees it one heartbeat later.
+  void WakeOperations() const;
   // Rule 3: this rank cannot follow. Every wait of every member ends.
   void Fail() const;
   // Rule 0: who knows somebody gone ends it before anything else.

@@ -316,6 +316,7 @@ Link::End Link::Watch() {
       return End::kAgain;
     }
   }
+  g->WakeOperations();  // if a member is gone, transfers with it must end
   NoteOver();
   return End::kAgain;
 }
