@@ -42,7 +42,9 @@ struct Generation {
   // The link's thread, once the daemon that made this generation is gone.
   void WatchMembers(uint64_t now);
   void Beat(uint64_t now) const {
+    ULTRAEP_POINT("heartbeat:before");
     boards.rank(rank).heartbeat.value.store(now, std::memory_order_relaxed);
+    ULTRAEP_POINT("heartbeat:set");
   }
   Gate gate() const { return LoadGate(boards.gate()); }
   bool failed() const { return gate().state == GateState::kFailed; }

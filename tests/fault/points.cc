@@ -41,6 +41,9 @@ constexpr Point kPoints[] = {
     {"record:whole", false, true},    {"collected:before", false, true},
     {"collected:set", false, true},   {"member:before", false, true},
     {"member:set", false, true},
+    {"heartbeat:before", true, true}, {"heartbeat:set", true, true},
+    {"doze:before", false, true},     {"doze:flag", false, true},
+    {"arrivals:before", true, false}, {"arrivals:raised", true, false},
 };
 
 struct Job {
