@@ -81,7 +81,7 @@ void Fleet::StopRanks() {
 
 void Fleet::StartDaemon(const std::string& kill_at) {
   daemon_started_ns_ = NowNs();
-  const std::string lease = std::to_string(lease_ms_);
+  const std::string at = "--socket=" + socket_, lease = "--lease_ms=" + std::to_string(lease_ms_);
   const pid_t pid = fork();
   if (pid == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -91,8 +91,8 @@ void Fleet::StartDaemon(const std::string& kill_at) {
       unsetenv("ULTRAEP_KILL_AT");
     else
       setenv("ULTRAEP_KILL_AT", kill_at.c_str(), 1);
-    execl(daemon_path_.c_str(), "ultraepd", "--socket", socket_.c_str(), "--lease_ms",
-          lease.c_str(), "--log_level", "error", nullptr);
+    execl(daemon_path_.c_str(), "ultraepd", at.c_str(), lease.c_str(), "--log_level=error",
+          nullptr);
     _exit(127);
   }
   daemon_ = {pid, !kill_at.empty(), false};
