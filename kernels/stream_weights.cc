@@ -17,7 +17,9 @@ bool IsRelayed(const StreamOperation& op, uint32_t index) {
 }
 
 void Announce(SlotBoard& slots) {
+  ULTRAEP_POINT("arrivals:before");
   slots.arrivals.count.fetch_add(1, std::memory_order_seq_cst);
+  ULTRAEP_POINT("arrivals:raised");
   if (slots.sleeping.value.load(std::memory_order_seq_cst)) WakeAll(slots.arrivals);
 }
 

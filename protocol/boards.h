@@ -29,6 +29,8 @@ struct RowHeader {
   uint64_t flags = 0;   // none yet
   unsigned char zero[88] = {};
 };
+static_assert(offsetof(RowHeader, tokens) == 24 && offsetof(RowHeader, zero) == 40,
+              "bump kLayoutVersion");
 static_assert(sizeof(RowHeader) == kLine && alignof(RowHeader) == 8, "bump kLayoutVersion");
 
 // Written by one rank, read by the daemon and the members.

@@ -52,7 +52,9 @@ struct MessageHead {
   uint32_t size = 0;  // of the whole message
   uint32_t zero = 0;
 };
-static_assert(sizeof(MessageHead) == 16, "never changes");
+static_assert(sizeof(MessageHead) == 16 && alignof(MessageHead) == 4 &&
+                  offsetof(MessageHead, type) == 6 && offsetof(MessageHead, size) == 8,
+              "never changes");
 
 // Every message begins with `kType` and a head made from it, so that sender and receiver cannot
 // disagree about the number.
@@ -69,7 +71,7 @@ struct Hello {
   MessageHead head = HeadOf(kType, 80);
   char build[64] = {};
 };
-static_assert(sizeof(Hello) == 80, "bump kLayoutVersion");
+static_assert(sizeof(Hello) == 80 && alignof(Hello) == 4, "bump kLayoutVersion");
 
 // head 16 | build text 64                                                        80
 struct Welcome {
@@ -77,7 +79,7 @@ struct Welcome {
   MessageHead head = HeadOf(kType, 80);
   char build[64] = {};
 };
-static_assert(sizeof(Welcome) == 80, "bump kLayoutVersion");
+static_assert(sizeof(Welcome) == 80 && alignof(Welcome) == 4, "bump kLayoutVersion");
 
 // Why not, in words that name both sides' values. head 16 | retry 4 | zero 4 | text 1000
 struct Refused {
@@ -87,7 +89,7 @@ struct Refused {
   uint32_t zero = 0;
   char text[1000] = {};
 };
-static_assert(sizeof(Refused) == 1024, "bump kLayoutVersion");
+static_assert(sizeof(Refused) == 1024 && alignof(Refused) == 4, "bump kLayoutVersion");
 
 // head 16 | config 200 | rank 4 | zero 4 | next_sequence 8 | fallback_tokens 8    240
 struct Join {
@@ -99,7 +101,7 @@ struct Join {
   uint64_t next_sequence = 0;
   uint64_t fallback_tokens = 0;
 };
-static_assert(sizeof(Join) == 240 && offsetof(Join, rank) == 216, "bump kLayoutVersion");
+static_assert(sizeof(Join) == 240 && alignof(Join) == 8 && offsetof(Join, rank) == 216, "bump kLayoutVersion");
 
 // head 16 | generation 8 | segments 4 | zero 4 | lease_ns 8                       40
 // lease_ns: a heartbeat that stands still for so long is a wedged process; for both sides.
@@ -113,7 +115,8 @@ struct Joined {
   uint32_t zero = 0;
   uint64_t lease_ns = 0;
 };
-static_assert(sizeof(Joined) == 40, "bump kLayoutVersion");
+static_assert(offsetof(Joined, lease_ns) == 32, "bump kLayoutVersion");
+static_assert(sizeof(Joined) == 40 && alignof(Joined) == 8, "bump kLayoutVersion");
 
 // The kernel takes 253 descriptors per message; 64 keeps a message's descriptors well below the
 // default limit of 1024 open files.
@@ -126,7 +129,7 @@ struct Segments {
   uint32_t first = 0;
   uint32_t count = 0;
 };
-static_assert(sizeof(Segments) == 24, "bump kLayoutVersion");
+static_assert(sizeof(Segments) == 24 && alignof(Segments) == 4, "bump kLayoutVersion");
 
 inline uint32_t SegmentCount(uint32_t ranks) { return 3 + 2 * ranks; }
 
@@ -136,7 +139,7 @@ struct Ready {
   MessageHead head = HeadOf(kType, 24);
   uint64_t generation = 0;
 };
-static_assert(sizeof(Ready) == 24, "bump kLayoutVersion");
+static_assert(sizeof(Ready) == 24 && alignof(Ready) == 8, "bump kLayoutVersion");
 
 // head 16 | generation 8                                                          24
 struct Over {
@@ -144,21 +147,21 @@ struct Over {
   MessageHead head = HeadOf(kType, 24);
   uint64_t generation = 0;
 };
-static_assert(sizeof(Over) == 24, "bump kLayoutVersion");
+static_assert(sizeof(Over) == 24 && alignof(Over) == 8, "bump kLayoutVersion");
 
 // head 16                                                                         16
 struct Leave {
   static constexpr MessageType kType = MessageType::kLeave;
   MessageHead head = HeadOf(kType, 16);
 };
-static_assert(sizeof(Leave) == 16, "bump kLayoutVersion");
+static_assert(sizeof(Leave) == 16 && alignof(Leave) == 4, "bump kLayoutVersion");
 
 // head 16                                                                         16
 struct StatusRequest {
   static constexpr MessageType kType = MessageType::kStatusRequest;
   MessageHead head = HeadOf(kType, 16);
 };
-static_assert(sizeof(StatusRequest) == 16, "bump kLayoutVersion");
+static_assert(sizeof(StatusRequest) == 16 && alignof(StatusRequest) == 4, "bump kLayoutVersion");
 
 // head 16 | build 64 | pid 8 | uptime 8 | groups 4 | connections 4 | refused 8 | spin_us 8 120
 struct StatusDaemon {
@@ -172,9 +175,14 @@ struct StatusDaemon {
   uint64_t refused = 0;
   uint64_t spin_us = 0;
 };
-static_assert(sizeof(StatusDaemon) == 120, "bump kLayoutVersion");
+static_assert(offsetof(StatusDaemon, pid) == 80 && offsetof(StatusDaemon, spin_us) == 112,
+              "bump kLayoutVersion");
+static_assert(sizeof(StatusDaemon) == 120 && alignof(StatusDaemon) == 8, "bump kLayoutVersion");
 
-// Counters of one group since it was made. Times in nanoseconds over the last steps.
+// Counters of one group over all its generations. Times in nanoseconds over the last steps.
+// u64 each: steps_planned 0 | steps_fallback 8 | order_mismatch 16 | bad_rows 24 | replicas 32
+// peak_before_sum 40 | peak_sum 48 | tokens_sum 56 | solve_p50 64 | solve_p99 72
+// double: last_imbalance_before 80 | last_imbalance_after 88                       96
 struct GroupCounters {
   uint64_t steps_planned = 0;
   uint64_t steps_fallback = 0;
@@ -189,7 +197,10 @@ struct GroupCounters {
   double last_imbalance_before = 1;
   double last_imbalance_after = 1;
 };
-static_assert(sizeof(GroupCounters) == 96, "bump kLayoutVersion");
+static_assert(offsetof(GroupCounters, solve_p50_ns) == 64 &&
+                  offsetof(GroupCounters, last_imbalance_after) == 88,
+              "bump kLayoutVersion");
+static_assert(sizeof(GroupCounters) == 96 && alignof(GroupCounters) == 8, "bump kLayoutVersion");
 
 // head 16 | config 200 | uid gate members.. 56 | counters 96 | member_states 512       880
 struct StatusGroup {
@@ -207,15 +218,15 @@ struct StatusGroup {
   GroupCounters counters;
   uint8_t members[kMaxRanks] = {};  // MemberState of each rank
 };
-static_assert(sizeof(StatusGroup) == 880 && offsetof(StatusGroup, counters) == 272,
-              "bump kLayoutVersion");
+static_assert(sizeof(StatusGroup) == 880 && alignof(StatusGroup) == 8, "bump kLayoutVersion");
+static_assert(offsetof(StatusGroup, counters) == 272, "bump kLayoutVersion");
 
 // head 16                                                                         16
 struct StatusEnd {
   static constexpr MessageType kType = MessageType::kStatusEnd;
   MessageHead head = HeadOf(kType, 16);
 };
-static_assert(sizeof(StatusEnd) == 16, "bump kLayoutVersion");
+static_assert(sizeof(StatusEnd) == 16 && alignof(StatusEnd) == 4, "bump kLayoutVersion");
 
 inline constexpr size_t kMaxMessage = 1024;
 

@@ -7,6 +7,7 @@
 //   quotas: main of expert 0 takes 12 - 4 = 8, its replica 4, main of expert 1 takes 4; peak = 8.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -37,8 +38,11 @@ struct Replica {
   bool operator==(const Replica&) const = default;
 };
 static_assert(sizeof(Replica) == 24 && alignof(Replica) == 8, "bump kLayoutVersion");
+static_assert(offsetof(Replica, parent) == 8 && offsetof(Replica, tokens) == 16,
+              "bump kLayoutVersion");
 
 // What the planner says about its own result; every value counts tokens.
+// u64 each: total 0 | peak_before 8 | peak 16 | lower_bound 24                    32
 struct Certificate {
   uint64_t total = 0;        // all tokens of the step
   uint64_t peak_before = 0;  // most tokens on one rank without replicas
@@ -47,6 +51,9 @@ struct Certificate {
 
   bool operator==(const Certificate&) const = default;
 };
+static_assert(sizeof(Certificate) == 32 && alignof(Certificate) == 8 &&
+                  offsetof(Certificate, lower_bound) == 24,
+              "bump kLayoutVersion");
 
 struct Plan {
   std::vector<Replica> replicas;  // in transfer order

@@ -1,18 +1,5 @@
 // The verdict board: the one decision per step (rule 2) and the gate of the generation (rule 0).
 // Compare-exchange only, by daemon and ranks alike.
-//
-//    0                256    384     512        512 + 128 * 2K
-//   +----------------+------+-------+----------+
-//   | SegmentHeader  | gate | pulse | words[2K]|   a word or pulse on each 128 bytes
-//   +----------------+------+-------+----------+
-//
-// gate    value << 3 | state: CLOSED(n) -> OPEN(s0) | DEAD; OPEN(s0) -> ENDED(s0) | FAILED(s0);
-//         ENDED(s0) -> FAILED(s0). s0 never changes once named.
-// word    (sequence + 1) << 3 | state, 0 before first use. A larger sequence takes the word over.
-//         2K of them: a rank may be K steps behind the first, and once the gate is over that one
-//         may propose FALLBACK for its K open steps. It holds only because before that nobody
-//         proposes FALLBACK without `collected`: no rank runs ahead alone.
-// pulse   counts changes of gate and words; sleepers wait on it.
 #pragma once
 
 #include <atomic>
@@ -49,6 +36,18 @@ struct VerdictWord {
 // Sequences live in 61 bits with one to spare.
 inline constexpr uint64_t kMaxSequence = (uint64_t{1} << 60) - 1;
 
+//    0                256    384     512        512 + 128 * 2K
+//   +----------------+------+-------+----------+
+//   | SegmentHeader  | gate | pulse | words[2K]|   a word or pulse on each 128 bytes
+//   +----------------+------+-------+----------+
+//
+// gate    value << 3 | state: CLOSED(n) -> OPEN(s0) | DEAD; OPEN(s0) -> ENDED(s0) | FAILED(s0);
+//         ENDED(s0) -> FAILED(s0). s0 never changes once named.
+// word    (sequence + 1) << 3 | state, 0 before first use. A larger sequence takes the word over.
+//         2K of them: a rank may be K steps behind the first, and once the gate is over that one
+//         may propose FALLBACK for its K open steps. It holds only because before that nobody
+//         proposes FALLBACK without `collected`: no rank runs ahead alone.
+// pulse   counts changes of gate and words; sleepers wait on it.
 struct VerdictBoard {
   SegmentHeader header;
   Word gate;

@@ -188,10 +188,10 @@ bool AttachServer::HandleReady(Connection* connection, const Ready& ready) {
   if (!group || !group->Ready(connection->id, connection->rank, ready.generation))
     return Refuse(connection, "Ready for a generation of which it is no member; join again",
                   /*retry=*/true);
-  const Gate gate = group->generation()->gate();
-  if (gate.state == GateState::kOpen)
+  const GroupGeneration* now = group->generation().get();  // null: it came late
+  if (now && now->gate().state == GateState::kOpen)
     LogInfo("group %s: all %d ranks ready, first planned step %d", group->key().name,
-            group->config().ranks, gate.value);
+            group->config().ranks, now->gate().value);
   return true;
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 // Boards of earlier generations that are kept for members slow to switch. More than one only when
 // generations ended before anybody reached their first step.
-constexpr size_t kEarlierKept = 8;
+constexpr size_t kEarlierKept = 4;
 
 }  // namespace
 
@@ -24,7 +24,9 @@ Refusal Group::CheckJoin(uint64_t owner, const ultraep::Join& request) const {
   const std::string rank = "rank " + std::to_string(request.rank);
   if (member.owner && member.owner != owner)
     return {rank + " has joined already, from another process; that one must end first", true};
-  if (member.state == MemberState::kJoined || (member.state == MemberState::kReady && !Over()))
+  const bool inside =
+      member.state == MemberState::kJoined || member.state == MemberState::kReady;
+  if (inside && !Over())
     return {rank + " has joined already; it joins again when the generation is over"};
   return {};
 }
@@ -32,8 +34,9 @@ Refusal Group::CheckJoin(uint64_t owner, const ultraep::Join& request) const {
 void Group::Join(uint64_t owner, const ultraep::Join& request) {
   // What the old board says of this rank stays: whoever waits for it there waits in vain.
   if (Over()) {
-    for (Member& m : members_)
-      if (m.state != MemberState::kJoined) m.state = MemberState::kAbsent;
+    for (Member& m : members_)  // who is missing, and why, stays to be seen until it is back
+      if (m.state == MemberState::kJoined || m.state == MemberState::kReady)
+        m.state = MemberState::kAbsent;
     earlier_.push_back(std::exchange(generation_, nullptr));
     earlier_.back()->Retire();
     if (earlier_.size() > kEarlierKept) earlier_.pop_front();
@@ -59,10 +62,13 @@ std::string Group::Begin(const PlanOptions& options) {
 }
 
 bool Group::Ready(uint64_t owner, uint32_t rank, uint64_t generation) {
+  // Late: the generation is over already, as the member will see by its gate.
+  for (const auto& old : earlier_)
+    if (old->id() == generation) return true;
+  if (!generation_ || generation_->id() != generation) return false;
+  if (Over()) return true;
   const Member& member = members_[rank];
-  if (!generation_ || generation_->id() != generation || member.owner != owner ||
-      member.state != MemberState::kJoined)
-    return false;
+  if (member.owner != owner || member.state != MemberState::kJoined) return false;
   SetMember(rank, MemberState::kReady);
   if (Count(MemberState::kReady) < members_.size()) return true;
   OpenGate(generation_->boards().gate());
@@ -78,7 +84,7 @@ void Group::Gone(uint64_t owner, uint32_t rank, MemberState how) {
   // It may still take part in operations on the slots of generations that are over.
   for (const auto& old : earlier_) old->SetMember(rank, how);
   if (!generation_) {
-    member.state = MemberState::kAbsent;
+    member.state = how;
     return;
   }
   SetMember(rank, how);

@@ -50,8 +50,7 @@ class Group {
   bool complete() const;
   // Makes the next generation, of new memory; rule 7 allows nothing else. Empty on success.
   std::string Begin(const PlanOptions& options);
-  // False: not a member of that generation (it was fenced meanwhile). Opens the gate with the last
-  // one.
+  // False: it was never asked to. Opens the gate with the last one.
   bool Ready(uint64_t owner, uint32_t rank, uint64_t generation);
   // The member left or died: ends the generation.
   void Gone(uint64_t owner, uint32_t rank, MemberState how);

@@ -90,7 +90,9 @@ void PlanLoop::TakeChanges() {
 bool PlanLoop::PollAll(uint64_t now) {
   bool progress = false;
   for (const auto& generation : generations_) {
+    ULTRAEP_POINT("heartbeat:before");
     generation->boards().plan().heartbeat.value.store(now, std::memory_order_relaxed);
+    ULTRAEP_POINT("heartbeat:set");
     // At most a window per round: no group may keep the others waiting.
     for (uint32_t k = generation->layout().config.window; k > 0; --k) {
       if (generation->steps().Poll() != StepPlanner::Progress::kStep) break;
@@ -107,8 +109,11 @@ bool PlanLoop::PollAll(uint64_t now) {
 // The flag goes up, then the rows are looked at once more: a rank stores its stamp, then reads the
 // flag, so one of the two sees the other.
 void PlanLoop::Sleep() {
-  for (const auto& g : generations_)
+  for (const auto& g : generations_) {
+    ULTRAEP_POINT("doze:before");
     g->boards().plan().sleeping.value.store(1, std::memory_order_seq_cst);
+    ULTRAEP_POINT("doze:flag");
+  }
   if (!PollAll(NowNs())) {
     epoll_event events[16];
     const int timeout = generations_.empty() ? -1 : int(kHeartbeatNs / 1'000'000);

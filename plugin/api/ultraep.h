@@ -91,7 +91,8 @@ typedef struct ultraep_group_config {
   uint64_t gradient_bytes;  /* per slot, 0 when serving */
   uint64_t step_timeout_ns; /* the framework's collective timeout; 0 = 600 s */
   uint64_t solve_deadline_ns; /* 0 = 2 ms, or 1 s when CPUs are fewer than local ranks + 1 */
-  uint64_t next_sequence;   /* sequence of the first step this rank will submit */
+  uint64_t next_sequence;   /* sequence of the first step this rank will submit; of a process that
+                               replaces a lost one: above every step that any rank submitted */
   uint64_t fallback_tokens; /* tokens this rank's memory can take unbalanced; 0 = not stated */
 } ultraep_group_config;
 

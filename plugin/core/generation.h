@@ -42,10 +42,15 @@ struct Generation {
   // The link's thread, once the daemon that made this generation is gone.
   void WatchMembers(uint64_t now);
   void Beat(uint64_t now) const {
+    ULTRAEP_POINT("heartbeat:before");
     boards.rank(rank).heartbeat.value.store(now, std::memory_order_relaxed);
+    ULTRAEP_POINT("heartbeat:set");
   }
   Gate gate() const { return LoadGate(boards.gate()); }
   bool failed() const { return gate().state == GateState::kFailed; }
+  // Wakes whoever waits for a transfer: a member is gone, or the gate has changed. Who just goes to
+  // sleep sees it one heartbeat later.
+  void WakeOperations() const;
   // Rule 3: this rank cannot follow. Every wait of every member ends.
   void Fail() const;
   // Rule 0: who knows somebody gone ends it before anything else.

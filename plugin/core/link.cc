@@ -63,6 +63,7 @@ void Link::Say(ultraep_phase phase, std::string text) {
 
 void Link::State(ultraep_client_info* info, std::string* text) const {
   std::lock_guard lock(mutex_);
+  CountOpening();
   *text = text_;
   info->phase = phase_;
   info->generation = generation_ ? generation_->id : 0;
@@ -231,6 +232,7 @@ Link::End Link::JoinNext() {
   {
     std::lock_guard lock(mutex_);
     generation_ = generation;
+    opening_counted_ = false;
   }
   Ready ready;
   ready.generation = joined.generation;
@@ -261,7 +263,19 @@ Link::End Link::ReceiveGeneration(const Joined& joined, std::shared_ptr<Generati
 }
 
 void Link::NoteOver() {
+  std::lock_guard lock(mutex_);
+  CountOpening();
   if (!over_ns_) over_ns_ = NowNs();
+}
+
+void Link::CountOpening() const {
+  if (!generation_ || opening_counted_) return;
+  const GateState state = generation_->gate().state;
+  if (state == GateState::kClosed || state == GateState::kDead) return;
+  opening_counted_ = true;
+  ++generations_;
+  last_gap_ns_ = over_ns_ ? NowNs() - over_ns_ : 0;
+  over_ns_ = 0;
 }
 
 // Until the generation is over, the daemon is gone, or the rank leaves.
@@ -276,9 +290,7 @@ Link::End Link::Watch() {
     if (!opened && gate.state == GateState::kOpen) {
       opened = true;
       std::lock_guard lock(mutex_);
-      ++generations_;
-      last_gap_ns_ = over_ns_ ? now - over_ns_ : 0;
-      over_ns_ = 0;
+      CountOpening();
     }
     if (gate.over()) break;
     const bool opening = !opened && now - start < kOpeningWatchNs;
@@ -304,6 +316,7 @@ Link::End Link::Watch() {
       return End::kAgain;
     }
   }
+  g->WakeOperations();  // if a member is gone, transfers with it must end
   NoteOver();
   return End::kAgain;
 }

@@ -53,6 +53,7 @@ class Link {
   void Say(ultraep_phase phase, std::string text);
   End Refuse(std::string text);
   void NoteOver();
+  void CountOpening() const;  // under mutex_: by whoever sees it first
 
   const std::string socket_path_;
   ultraep::Join request_;
@@ -61,14 +62,15 @@ class Link {
   Descriptor stop_, socket_;
   uint64_t beaten_ns_ = 0;
   Lease daemon_lease_;
-  uint64_t over_ns_ = 0;  // since when there has been no open generation; 0: there is one, or none yet
-
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::shared_ptr<Generation> generation_;
   ultraep_phase phase_ = ULTRAEP_DETACHED;
   std::string text_ = "not joined yet";
-  uint64_t generations_ = 0, last_gap_ns_ = 0;
+  // Since when there has been no open generation; 0: there is one, or there was none yet.
+  mutable uint64_t over_ns_ = 0;
+  mutable bool opening_counted_ = false;  // of generation_
+  mutable uint64_t generations_ = 0, last_gap_ns_ = 0;
   bool leaving_ = false;
   std::thread thread_;
 };

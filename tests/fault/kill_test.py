@@ -55,9 +55,20 @@ class KillTest(unittest.TestCase):
                 self.assertEqual(result["failed"], 0)
                 self.assertGreater(result["planned"], 5)
                 self.assertGreater(result["steps"], result["planned"])
-                self.daemon.close()
-                self.daemon = Daemon(BIN)
-                self.addCleanup(self.daemon.close)
+                self.daemon.restart()
+
+    def test_a_restarted_daemon_plans_on_without_a_client_restart(self):
+        replay = self.start("--forever")
+        ranks = replay.ranks()
+        for _ in range(20 if NIGHTLY else 4):
+            self.daemon.process.kill()
+            self.daemon.process.wait()
+            self.daemon.restart()
+            wait_until(lambda: self.daemon.planned() > 5, 30, "steps are planned again")
+        self.assertEqual(replay.ranks(), ranks)
+        replay.process.terminate()
+        code, result, err = replay.finish(60)
+        self.assertEqual((code, result["mismatches"], result["failed"]), (0, 0, 0), err)
 
     def test_a_daemon_stopped_cleanly_does_the_same(self):
         replay = self.start("--steps", "400")
@@ -77,16 +88,17 @@ class KillTest(unittest.TestCase):
             os.kill(victim, signal.SIGSTOP)
             time.sleep(1.3)
             os.kill(victim, signal.SIGCONT)
-            if any(g["gate"] != "open" for g in self.daemon.status()["groups"]):
+            time.sleep(0.2)
+            if any(g["generations"] > 1 for g in self.daemon.status()["groups"]):
                 break
-            time.sleep(0.05)
+            if replay.process.poll() is not None:
+                break
         else:
             self.fail("the rank was never missed at a step")
         replay.process.terminate()  # ends cleanly, with the report
         code, result, err = replay.finish(120)
         self.assertIn(code, (0, 4), err)  # 4: it was stopped in the middle of a transfer
         self.assertEqual(result["mismatches"], 0)
-        self.assertGreater(result["steps"], result["planned"])
 
     def test_a_stopped_daemon_costs_one_timeout_and_then_nothing(self):
         replay = self.start("--steps", "600", "--step_timeout_s", "1")
@@ -95,6 +107,59 @@ class KillTest(unittest.TestCase):
         os.kill(self.daemon.process.pid, signal.SIGCONT)
         self.assertEqual((code, result["mismatches"], result["failed"]), (0, 0, 0), err)
         self.assertGreater(result["steps"], result["planned"])
+
+
+class LeaseTest(unittest.TestCase):
+    """Processes that stand still for longer than the lease."""
+
+    def setUp(self):
+        self.daemon = Daemon(BIN, "--lease_ms", "500")
+        self.addCleanup(self.daemon.close)
+        self.replay = Replay(self.daemon, *SMALL, "--forever", "--respawn")
+        self.addCleanup(self.replay.close)
+        wait_until(lambda: self.daemon.planned() > 5, 60, "steps are planned")
+
+    def finish(self):
+        self.replay.process.terminate()
+        code, result, err = self.replay.finish(60)
+        self.assertEqual((code, result["mismatches"], result["respawned"]), (0, 0, 0), err)
+        return result
+
+    def planned_again(self):
+        before = self.daemon.planned()
+        wait_until(lambda: self.daemon.planned() > before + 5, 30, "steps are planned again")
+
+    def test_a_stopped_rank_is_fenced_and_joins_again_when_it_wakes(self):
+        for round_number in range(8 if NIGHTLY else 3):
+            victim = self.replay.ranks()[round_number % 4]
+            os.kill(victim, signal.SIGSTOP)
+            wait_until(lambda: "fenced" in self.daemon.status()["groups"][0]["members"], 10,
+                       "the rank is fenced")
+            os.kill(victim, signal.SIGCONT)
+            self.planned_again()
+        self.finish()
+
+    def test_a_stop_shorter_than_the_lease_costs_nothing(self):
+        generation = self.daemon.status()["groups"][0]["generation"]
+        for rank in self.replay.ranks():
+            os.kill(rank, signal.SIGSTOP)
+            time.sleep(0.15)
+            os.kill(rank, signal.SIGCONT)
+        self.planned_again()
+        self.assertEqual(self.daemon.status()["groups"][0]["generation"], generation)
+        self.assertEqual(self.finish()["lost"], 0)
+
+    def test_a_stopped_daemon_is_left_alone_and_fences_nobody_for_the_time_it_missed(self):
+        for _ in range(3):
+            os.kill(self.daemon.process.pid, signal.SIGSTOP)
+            time.sleep(1.2)  # its ranks end the generation and go on with main copies
+            os.kill(self.daemon.process.pid, signal.SIGCONT)
+            self.planned_again()
+        with open(self.daemon.log.name) as log:
+            self.assertNotIn("fenced", log.read())
+        result = self.finish()
+        self.assertGreater(result["declined"] + result["fallbacks"], 0)
+        self.assertGreater(result["generations"], 3)
 
 
 if __name__ == "__main__":

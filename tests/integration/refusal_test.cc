@@ -244,6 +244,53 @@ TEST_F(RefusalTest, ARankThatBreaksOffBeforeItIsReadyMayTryAgain) {
   FAIL() << ultraep_last_error();
 }
 
+// Rank 0 is slow to map a generation that is over meanwhile, and rank 1 waits for the next one.
+TEST_F(RefusalTest, AReadyThatComesLateIsNoFault) {
+  TestDaemon daemon(socket_);
+  Join join;
+  SetText(join.config.name, "late");
+  join.config.ranks = join.config.experts = 2;
+  join.config.slots = join.config.layers = join.config.window = join.config.slot_sets = 1;
+  join.config.step_timeout_ns = 1'000'000'000;
+  const auto enter = [&](uint32_t rank) {
+    Descriptor fd = Connect();
+    join.rank = rank;
+    Packet packet;
+    SendMessage(fd.get(), Hello());
+    EXPECT_EQ(ReceivePacket(fd.get(), 0, &packet), Receive::kPacket);  // Welcome
+    SendMessage(fd.get(), join);
+    return fd;
+  };
+  const auto await = [](const Descriptor& fd, auto* message) {
+    Packet packet;
+    while (ReceivePacket(fd.get(), 0, &packet) == Receive::kPacket)
+      if (As(packet.bytes, packet.size, message)) return true;
+    return false;
+  };
+  Descriptor slow = enter(0);
+  Joined first, second;
+  {
+    Descriptor gone = enter(1);
+    ASSERT_TRUE(await(slow, &first));
+  }
+  Over over;
+  ASSERT_TRUE(await(slow, &over));
+  EXPECT_EQ(over.generation, first.generation);
+  Descriptor other = enter(1);
+  Descriptor status = Connect();  // answered only after the join above
+  SendMessage(status.get(), Hello());
+  SendMessage(status.get(), StatusRequest());
+  StatusEnd end;
+  ASSERT_TRUE(await(status, &end));
+  Ready late;
+  late.generation = first.generation;
+  ASSERT_TRUE(SendMessage(slow.get(), late));
+  join.rank = 0;
+  ASSERT_TRUE(SendMessage(slow.get(), join));
+  EXPECT_TRUE(await(slow, &second));
+  EXPECT_NE(second.generation, first.generation);
+}
+
 TEST_F(RefusalTest, TheDaemonTakesNoDescriptorsFromItsClients) {
   TestDaemon daemon(socket_);
   Descriptor fd = Connect();

@@ -1,15 +1,21 @@
-// The release of slots: numbered forward operations on one or two slot sets, sent directly or by
-// relays, while ranks crash and others give up. Rule numbers are those of the design, section 5.
+// The release of slots: numbered operations on one or two slot sets, sent directly or by relays,
+// while ranks crash, give up, miss a call, or are wedged in the middle of a store. Rule numbers are
+// those of the design, section 5.
 //
-//   sender   for every transfer of its own, in order of operation and index, chunk by chunk:
-//            wait for released[dest] >= op-1 and, for a relay, the parent's flag; two halves; flag
-//   worker   for every operation: wait for the flags of its slot; use the slot; wait for its own
-//            sends; publish released = op. After the last one the main weights change.
-//   gate     set to FAILED by a waiting thread that sees a member gone or reaches its bound; every
-//            wait watches it. A thread that reads FAILED stops.
+//   issue    operation N on a set, once the rank's own previous one there is released: its compute,
+//            relays, sends and inbound transfers are done. Publishes accepts[set] = N
+//   sender   for every transfer of its own issued operations, in order, chunk by chunk: wait for
+//            accepts[dest] == N and, for a relay, the parent's flag; two halves; flag = N
+//   worker   for every issued operation: wait for flags == N; use the slot; wait for its own sends.
+//            After the last one the main weights change
+//   number   a count, anew in every generation, and a digest of the calls before it
+//   gate     set to FAILED by a waiting thread that sees a member gone or reaches its bound, and by
+//            the daemon that fences a member; every wait watches it. Who reads FAILED stops. With
+//            --memories 2 the group then goes on in a new generation, on new memory
+//   stray    stores of a wedged sender, which nobody can call back: they land at any later moment
 //
 // The first moves choose each operation's plan out of all legal ones with one slot per rank and
-// set. A half chunk and a flag hold the number of the operation that wrote them, 0 is "never
+// set. A half chunk holds the operation that wrote it, a flag that one's number; 0 is "never
 // written".
 #pragma once
 
@@ -22,11 +28,12 @@
 
 namespace ultraep::model {
 
-constexpr int kMaxRanks = 3, kMaxSets = 2, kMaxOps = 4, kChunks = 2;
+constexpr int kMaxRanks = 3, kMaxSets = 2, kMaxOps = 4, kChunks = 2, kMaxMemories = 2;
 
 enum Work : uint8_t { kWaitFlags, kUse, kUsed, kWaitSends, kStopped };
-enum Fault : uint8_t { kFine, kPartialUse, kPartialRelay, kMainChanged };
+enum Fault : uint8_t { kFine, kPartialUse, kWrongUse, kPartialRelay, kMainChanged };
 constexpr const char* kFaultText[] = {nullptr, "a live rank uses a partial or overwritten slot",
+                                      "a live rank uses a wrong slot",
                                       "a relay reads a partial or overwritten chunk",
                                       "main weights change under a transfer"};
 
@@ -38,7 +45,7 @@ struct Transfer {
 using Plan = std::vector<Transfer>;
 
 struct Slot {
-  uint8_t half[kChunks][2], flag[kChunks], released;
+  uint8_t half[kChunks][2], flag[kChunks], accepts;
 };
 
 struct Sender {
@@ -46,31 +53,40 @@ struct Sender {
 };
 
 struct Worker {
-  uint8_t op;
+  uint8_t op, issued;
   Work work;
+};
+
+struct Stray {
+  uint8_t lands, memory, rank;
+  Sender sender;
 };
 
 // The options, the properties and the plans.
 struct SlotBoard {
   struct State {
-    Slot slots[kMaxRanks][kMaxSets];
+    Slot slots[kMaxMemories][kMaxRanks][kMaxSets];
     Sender senders[kMaxRanks];
     Worker workers[kMaxRanks];
+    Stray stray;
     uint8_t crashed[kMaxRanks], main_changed[kMaxRanks];
-    uint8_t plan[kMaxOps], chosen, failed, crashes, alarms;
+    uint8_t plan[kMaxOps], chosen, ready, memory, failed, crashes, alarms, wedges;
+    uint8_t misses, missed;  // rank + 1 that misses a call, and which
     Fault fault;
   };
 
   int ranks = 2, sets = 1, ops = 3, crashes = 1, alarms = 1, dense = 0, same = 0, overlap = 0;
-  bool no_released = false, flag_before_data = false, release_before_sends = false;
-  bool release_before_use = false, blind_wait = false, use_after_failed = false;
+  int misses = 0, wedges = 0, memories = 1;
+  bool no_accepts = false, flag_before_data = false, release_before_sends = false;
+  bool issue_before_use = false, blind_wait = false, use_after_failed = false;
   bool shared_set = false, blind_relay = false, release_before_relays = false;
+  bool release_before_inbound = false, plain_count = false, reuse_failed_memory = false;
   std::vector<Plan> plans;
 
   State Initial() const { return {}; }
   std::string Describe(const Move& m) const {
-    if (m.rank >= 0) {
-      return "rank " + std::to_string(m.rank) + " " + m.deed +
+    if (m.rank >= 0 || m.number < 0) {
+      return (m.rank < 0 ? "" : "rank " + std::to_string(m.rank) + " ") + m.deed +
              (m.number < 0 ? "" : " " + std::to_string(m.number));
     }
     std::string text = m.deed;
@@ -85,7 +101,8 @@ struct SlotBoard {
 
   const char* AtRest(const State& now) const {
     for (int r = 0; r < ranks; ++r) {
-      const bool sent = now.senders[r].op == ops, worked = now.workers[r].op == ops;
+      const bool sent = now.senders[r].op == Calls(now, r);
+      const bool worked = now.workers[r].op == Calls(now, r);
       const bool stopped = now.failed && (sent || now.senders[r].stopped) &&
                            (worked || now.workers[r].work == kStopped);
       if (!now.crashed[r] && !(sent && worked) && !stopped) return "deadlock: a live rank hangs";
@@ -114,8 +131,25 @@ struct SlotBoard {
     }
   }
 
-  int Set(int op) const { return shared_set ? 0 : op % sets; }
-  uint8_t Number(int op) const { return shared_set ? op + 1 : op / sets + 1; }
+  // How many operations a rank calls, and which its k-th is: one that misses a call is ahead.
+  int Calls(const State& now, int r) const { return ops - (now.misses == r + 1); }
+  static bool Differs(const State& now, int r, int k) {
+    return now.misses == r + 1 && k >= now.missed;
+  }
+  static int Op(const State& now, int r, int k) { return k + Differs(now, r, k); }
+  const Plan& PlanOf(const State& now, int r, int k) const {
+    return plans[now.plan[Op(now, r, k)]];
+  }
+
+  // What its bytes are, and what flags and accepts call it.
+  static uint8_t Bytes(int memory, int op) { return memory * kMaxOps + op + 1; }
+  uint8_t Number(const State& now, int r, int k) const {
+    return k + 1 + (Differs(now, r, k) && !plain_count ? kMaxOps : 0);
+  }
+  int Sets() const { return shared_set ? 1 : sets; }
+  Slot& SlotOf(State& n, int memory, int r, int k) const {
+    return n.slots[reuse_failed_memory ? 0 : memory][r][k % Sets()];
+  }
 
   // Ranks are interchangeable: the first plan names them in the order in which they appear.
   static bool InOrder(const Plan& plan) {

@@ -11,18 +11,24 @@ import time
 class Daemon:
     """An ultraepd on a socket in a temporary directory of its own."""
 
-    def __init__(self, bin_dir, *flags):
+    def __init__(self, bin_dir, *flags, **popen):
         self.bin_dir = bin_dir
         self.directory = tempfile.mkdtemp(prefix="ultraep-test-")
         self.socket = os.path.join(self.directory, "ultraepd.sock")
         self.log = open(os.path.join(self.directory, "ultraepd.log"), "w+")
         self.process = subprocess.Popen(
-            [os.path.join(bin_dir, "ultraepd"), "--socket", self.socket, *flags], stderr=self.log)
+            [os.path.join(bin_dir, "ultraepd"), "--socket", self.socket, *flags], stderr=self.log,
+            **popen)
         try:
             wait_until(lambda: self.status() is not None, 20, "the daemon answers")
         except BaseException:
             self.close()
             raise
+
+    def restart(self):
+        """After its end: the same command once more."""
+        self.process = subprocess.Popen(self.process.args, stderr=self.log)
+        wait_until(lambda: self.status() is not None, 20, "the daemon answers")
 
     def status(self):
         """The parsed `ultraepctl status --json`, or None while there is no answer."""

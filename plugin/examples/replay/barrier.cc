@@ -12,13 +12,13 @@
 namespace ultraep::replay {
 namespace {
 
-// Longest sleep: a wake that gets lost costs this much, never the run.
 constexpr uint64_t kLongestSleepNs = 100'000'000;
 constexpr int kSpins = 4000;  // some 10 us
 
 // Shared futex: without the private flag, which std::atomic::wait would set.
-long Futex(std::atomic<uint32_t>* word, int operation, uint32_t value, const timespec* timeout) {
-  return syscall(SYS_futex, word, operation, value, timeout, nullptr, 0);
+long Futex(const std::atomic<uint32_t>& word, int operation, uint32_t value,
+           const timespec* timeout) {
+  return syscall(SYS_futex, &word, operation, value, timeout, nullptr, 0);
 }
 
 // Spinning helps only while everybody who is waited for has a CPU of its own.
@@ -36,32 +36,53 @@ uint64_t MonotonicNs() {
   return uint64_t(now.tv_sec) * 1'000'000'000 + uint64_t(now.tv_nsec);
 }
 
-Arrival Barrier::Wait(uint32_t members, const std::atomic<uint32_t>& abort, uint64_t timeout_ns) {
-  const uint32_t mine = round.count.load(std::memory_order_acquire);
-  if (abort.load(std::memory_order_acquire)) return Arrival::kAborted;
-  if (arrived.count.fetch_add(1, std::memory_order_acq_rel) + 1 == members) {
-    arrived.count.store(0, std::memory_order_relaxed);
-    round.count.fetch_add(1, std::memory_order_release);
+void SleepWhile(const std::atomic<uint32_t>& word, uint32_t value, uint64_t longest_ns) {
+  const timespec relative = {0, long(std::min(longest_ns, kLongestSleepNs))};
+  Futex(word, FUTEX_WAIT, value, &relative);
+}
+
+void WakeSleepers(const std::atomic<uint32_t>& word) { Futex(word, FUTEX_WAKE, INT_MAX, nullptr); }
+
+Arrival Barrier::Wait(uint32_t members, const std::atomic<uint32_t>& epoch, uint32_t mine,
+                      uint64_t timeout_ns) {
+  uint32_t seen = state.count.load(std::memory_order_acquire);
+  const uint32_t round = seen / kRound;  // stays until this process has come
+  for (;;) {
+    if (epoch.load(std::memory_order_acquire) != mine) return Arrival::kInterrupted;
+    const bool last = seen % kRound + 1 == members;
+    const uint32_t next = last ? (round + 1) * kRound : seen + 1;
+    if (!state.count.compare_exchange_weak(seen, next, std::memory_order_acq_rel)) continue;
+    if (!last) break;
     WakeAll();
     return Arrival::kAll;
   }
-  const auto done = [&] { return round.count.load(std::memory_order_acquire) != mine; };
+  const auto done = [&](uint32_t state) { return state / kRound != round; };
   static const int spins = SpinsFor(members);
   for (int i = 0; i < spins; ++i) {
-    if (done()) return Arrival::kAll;
+    if (done(state.count.load(std::memory_order_acquire))) return Arrival::kAll;
   }
   const uint64_t start = MonotonicNs();
-  while (!done()) {
-    if (abort.load(std::memory_order_acquire)) return Arrival::kAborted;
+  while (!done(seen = state.count.load(std::memory_order_acquire))) {
     const uint64_t waited = MonotonicNs() - start;
-    if (waited >= timeout_ns) return Arrival::kTimeout;
-    const uint64_t sleep = std::min(timeout_ns - waited, kLongestSleepNs);
-    const timespec relative = {time_t(sleep / 1'000'000'000), long(sleep % 1'000'000'000)};
-    Futex(&round.count, FUTEX_WAIT, mine, &relative);
+    const bool interrupted = epoch.load(std::memory_order_acquire) != mine;
+    if (!interrupted && waited < timeout_ns)
+      SleepWhile(state.count, seen, timeout_ns - waited);
+    else if (Break(round))
+      return interrupted ? Arrival::kInterrupted : Arrival::kTimeout;
   }
   return Arrival::kAll;
 }
 
-void Barrier::WakeAll() { Futex(&round.count, FUTEX_WAKE, INT_MAX, nullptr); }
+// False when the round was complete before.
+bool Barrier::Break(uint32_t round) {
+  uint32_t seen = state.count.load(std::memory_order_acquire);
+  while (seen / kRound == round) {
+    if (state.count.compare_exchange_weak(seen, seen | kBroken, std::memory_order_acq_rel))
+      return true;
+  }
+  return false;
+}
+
+void Barrier::WakeAll() { WakeSleepers(state.count); }
 
 }  // namespace ultraep::replay

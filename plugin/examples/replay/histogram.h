@@ -4,13 +4,15 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstdint>
 
 namespace ultraep::replay {
 
-// Written by one process, read by another once the writer is gone. All zero is empty: it may lie in
-// fresh memory without a constructor. Untouched pages of `buckets` cost nothing.
+// Written by one process, read by another once the writer is gone. A writer that is killed inside
+// Add spoils that one value at most. All zero is empty: it may lie in fresh memory without a
+// constructor. Untouched pages of `buckets` cost nothing.
 struct Histogram {
   static constexpr int kBits = 10;  // buckets per factor of two: 1024
   static constexpr uint64_t kBuckets = uint64_t{64 - kBits + 1} << kBits;
@@ -34,10 +36,11 @@ struct Histogram {
   }
 
   void Add(uint64_t value) {
-    ++count;
+    ++buckets[BucketOf(value)];
     sum += value;
     max = std::max(max, value);
-    ++buckets[BucketOf(value)];
+    // Last: Percentile relies on the buckets having no fewer values than this.
+    std::atomic_ref(count).store(count + 1, std::memory_order_release);
   }
 
   void Add(const Histogram& other) {

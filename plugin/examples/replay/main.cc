@@ -86,8 +86,7 @@ int main(int argc, char** argv) {
   if (std::string wrong = shared.Map(); !wrong.empty()) return Say(kCannotRun, wrong);
 
   const GroupIdentity group = NewGroup();
-  const uint64_t total = options.forever ? 0 : uint64_t{options.steps} * options.layers;
-  const RunOutcome outcome = RunRanks(&shared, total, options.step_timeout_s, [&](uint32_t rank) {
+  const RunOutcome outcome = RunRanks(options, &shared, [&](uint32_t rank) {
     return RunRank(options, group, rank, loads.get(), &shared);
   });
 

@@ -42,6 +42,9 @@ ABSL_FLAG(
 ABSL_FLAG(uint32_t, step_timeout_s, 60, "seconds a rank waits for another one, 1..86400");
 ABSL_FLAG(bool, json, false, "last line on stdout is the result as JSON, the table goes to stderr");
 ABSL_FLAG(bool, forever, false, "repeat until SIGINT or SIGTERM, then end with the report");
+ABSL_FLAG(bool, respawn, false,
+          "start a killed rank again and go on: the step it died in is lost, as is one in which a "
+          "rank could not follow a plan; costs one more barrier per step");
 
 namespace ultraep::replay {
 namespace {
@@ -50,7 +53,9 @@ constexpr const char* kUsage =
     "ultraep-replay: an MoE layer on CPU ranks, balanced by ultraepd and checked bit for bit\n\n"
     "usage: ultraep-replay [--socket PATH] [--trace FILE.npy] [flags]\n\n"
     "Exit status: 0 done and no token differs, 1 cannot run, 2 wrong usage, 3 a rank died,\n"
-    "4 a rank could not follow a plan, 5 a token's result differs.\n\nflags:\n";
+    "4 a rank could not follow a plan, 5 a token's result differs. With --respawn a killed\n"
+    "rank and such a plan cost a step, which is counted as lost; every other one is checked.\n"
+    "\nflags:\n";
 
 std::set<std::string>& GivenFlags() {
   static std::set<std::string> names;
@@ -148,6 +153,7 @@ Options ParseOptions(int argc, char** argv) {
   o.step_timeout_s = absl::GetFlag(FLAGS_step_timeout_s);
   o.json = absl::GetFlag(FLAGS_json);
   o.forever = absl::GetFlag(FLAGS_forever);
+  o.respawn = absl::GetFlag(FLAGS_respawn);
   if (std::string wrong = CheckOptions(o); o.trace.empty() && !wrong.empty()) Refuse(wrong);
   if (!o.trace.empty() && GivenFlags().count("profile"))
     Refuse("--trace and --profile exclude each other: leave one out");

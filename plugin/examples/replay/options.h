@@ -19,7 +19,10 @@ struct Options {
   uint32_t layers, steps, tokens, top_k, window;
   uint64_t seed;
   uint32_t join_timeout_s, step_timeout_s;
-  bool json, forever;
+  bool json, forever, respawn;
+
+  // (step, layer) pairs, UINT64_MAX: until told to stop.
+  uint64_t end_sequence() const { return forever ? UINT64_MAX : uint64_t{steps} * layers; }
 };
 
 // Prints and ends the process on --help (0) and on a wrong command line (2).

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "kernels/count_load.h"
@@ -14,6 +15,7 @@ namespace ultraep::replay {
 namespace {
 
 constexpr uint64_t kSecond = 1'000'000'000;
+constexpr uint64_t kJoinPollNs = 1'000'000;
 constexpr uint64_t kSampleEvery = 8;  // operations with sends between two memcpy measurements
 
 struct PlanDeleter {
@@ -31,53 +33,70 @@ class RankProcess {
         loads_(loads),
         shared_(shared),
         record_(shared->rank(rank)),
+        meeting_(&shared->control()->meeting),
+        earlier_generations_(record_->generations.get()),
         model_(shared, rank, options.top_k, options.seed),
-        sampler_(options.expert, options.shape.ranks),
         row_(options.shape.experts),
         slots_(options.shape.slots) {}
 
   int Run() {
-    FillOwnWeights();
-    if (Join() && PassBarrier(options_.join_timeout_s)) RunSteps();
-    if (client_) NoteGeneration();
+    if (!record_->filled.get()) FillOwnWeights();
+    const uint32_t epoch = meeting_->epoch.count.load(std::memory_order_acquire);
+    bool going = epoch == 0 || Attend(epoch);
+    while (going && !RunSteps()) going = exit_ == kRankDone && Attend(epoch_ + 1);
+    NoteGeneration();
+    plan_.reset();
     ultraep_detach(client_);
     return exit_;
   }
 
  private:
-  void RunSteps() {
-    const Word& last = shared_->control()->last_sequence;
-    for (uint64_t sequence = 0;; ++sequence) {
-      if (!Step(sequence)) return;
-      if (last.value.load(std::memory_order_relaxed) == sequence) break;
+  // True when the last step is done. False with exit_ still kRankDone: interrupted.
+  bool RunSteps() {
+    if (!client_ && !IsOver(sequence_) && !Join()) return false;
+    if (epoch_ == 0 && !PassBarrier(options_.join_timeout_s)) return false;
+    for (; !IsOver(sequence_); ++sequence_) {
+      if (!Step()) return false;
     }
-    // Nobody leaves while another rank still has a step open.
-    PassBarrier(0);
+    return true;
   }
 
-  bool Step(uint64_t sequence) {
-    const auto layer = static_cast<uint32_t>(sequence % options_.layers);
-    record_->sequence.Set(sequence);
-    return Submit(sequence, layer) && Resolve(sequence) && Send(layer) && PassBarrier(0) &&
-           Receive() && PassBarrier(0) && Finish(layer);
+  // All ranks find the same, since rank 0 names the last step before its first barrier.
+  bool IsOver(uint64_t sequence) const {
+    return sequence >= options_.end_sequence() ||
+           sequence > shared_->control()->last_sequence.value.load(std::memory_order_relaxed);
+  }
+
+  bool Step() {
+    const auto layer = static_cast<uint32_t>(sequence_ % options_.layers);
+    record_->begun.Set(sequence_ + 1);
+    return Submit(layer) && Resolve() && Send(layer) && PassBarrier(0) && Receive() &&
+           PassBarrier(0) && Finish(layer) && EndTogether();
   }
 
   // load
-  bool Submit(uint64_t sequence, uint32_t layer) {
-    const uint64_t step = sequence / options_.layers;
+  bool Submit(uint32_t layer) {
+    const uint64_t step = sequence_ / options_.layers;
     loads_->Ids(step, layer, rank_, &ids_);
     if (IdFault fault = CountLoad(ids_.data(), ids_.size(), options_.shape.experts, row_.data()))
       return Broken(fault.text(options_.shape.experts));
-    model_.Begin(sequence, layer, ids_);
+    model_.Begin(sequence_, layer, ids_);
     record_->note.submit_ns = MonotonicNs();
-    return Check(ultraep_submit_load(client_, sequence, layer, static_cast<uint32_t>(step),
-                                     row_.data(), options_.shape.experts));
+    const auto submit = [&] {
+      return ultraep_submit_load(client_, sequence_, layer, static_cast<uint32_t>(step),
+                                 row_.data(), options_.shape.experts);
+    };
+    ultraep_status status = submit();
+    // It is an earlier step's plan that could not be followed. Told once: this step is declined.
+    if (status == ULTRAEP_FAILED && options_.respawn && (status = submit()) == ULTRAEP_FAILED)
+      return Broken(std::string("FAILED twice for one step: ") + ultraep_last_error());
+    return Check(status);
   }
 
   // verdict
-  bool Resolve(uint64_t sequence) {
+  bool Resolve() {
     ultraep_plan* plan = nullptr;
-    if (!Check(ultraep_await_verdict(client_, sequence, -1, &plan))) return false;
+    if (!Check(ultraep_await_verdict(client_, sequence_, -1, &plan))) return false;
     verdict_ns_ = MonotonicNs();
     plan_.reset(plan);
     if (!Check(ultraep_plan_get_info(plan, &info_))) return false;
@@ -105,18 +124,18 @@ class RankProcess {
       return false;
     model_.Dispatch(physical_);
     Control* control = shared_->control();
-    const bool stop = control->stop.count.load(std::memory_order_relaxed) != 0;
-    const bool done =
-        !options_.forever && info_.sequence + 1 == uint64_t{options_.steps} * options_.layers;
-    if (rank_ == 0 && (stop || done))
-      control->last_sequence.value.store(info_.sequence, std::memory_order_relaxed);
+    if (rank_ == 0 && control->stop.count.load(std::memory_order_relaxed))
+      control->last_sequence.value.store(sequence_, std::memory_order_relaxed);
     return true;
   }
 
   // Between the step's barriers: all ranks' notes and send buffers stand still.
   bool Receive() {
     if (info_.verdict == ULTRAEP_PLAN) NoteVerdictTime();
-    if (rank_ == 0) RecordStep(shared_, info_.solve_ns);
+    if (rank_ == 0) {
+      RecordStep(shared_);  // the step before, which all have finished
+      MeasureStep(shared_, sequence_, info_.solve_ns);
+    }
     if (!Check(ultraep_await_weights(plan_.get(), -1))) return false;
     for (uint32_t slot = 0; slot < slots_.size(); ++slot) {
       uint32_t expert = UINT32_MAX;
@@ -137,16 +156,24 @@ class RankProcess {
 
   bool Finish(uint32_t layer) {
     record_->mismatches.Add(model_.Check());
-    record_->tokens_checked.Add(model_.tokens());
+    record_->tokens.Set(model_.tokens());
     if (!Check(ultraep_release(plan_.get(), -1))) return false;
     ultraep_stream_stats stats = {};
     if (!Check(ultraep_plan_get_stream_stats(plan_.get(), &stats))) return false;
     plan_.reset();
-    if (stats.bytes == 0) return true;
+    if (stats.bytes != 0) NoteStream(stats, layer);
+    record_->finished.Set(sequence_ + 1);
+    return true;
+  }
+
+  // Nobody leaves while another rank still has a step open. And where ranks may die, nobody begins
+  // a step before all have finished the last one: a death costs one step, not two.
+  bool EndTogether() { return (!options_.respawn && !IsOver(sequence_ + 1)) || PassBarrier(0); }
+
+  void NoteStream(const ultraep_stream_stats& stats, uint32_t layer) {
     record_->bytes_streamed.Add(stats.bytes);
     record_->stream_kb_per_s.Add(stats.bytes * 1'000'000 / std::max<uint64_t>(stats.copy_ns, 1));
     if (sends_++ % kSampleEvery == 0) SampleMemcpy(layer);
-    return true;
   }
 
   void NoteVerdictTime() {
@@ -166,7 +193,10 @@ class RankProcess {
         sent_.push_back(
             {shared_->main_up(layer, replica.expert), shared_->main_down(layer, replica.expert)});
     }
-    if (!sent_.empty()) record_->memcpy_kb_per_s.Add(sampler_.KilobytesPerSecond(sent_));
+    if (sent_.empty()) return;
+    // Made here: touching its memory would hold up a respawned rank, for which all others wait.
+    if (!sampler_) sampler_.emplace(options_.expert, options_.shape.ranks);
+    record_->memcpy_kb_per_s.Add(sampler_->KilobytesPerSecond(sent_));
   }
 
   void FillOwnWeights() {
@@ -176,9 +206,12 @@ class RankProcess {
         FillWeights(options_.expert, options_.seed, layer, e, shared_->main_up(layer, e),
                     shared_->main_down(layer, e));
     }
+    record_->filled.Set(1);
   }
 
+  bool Attend(uint32_t odd);
   bool Join();
+  void AwaitGroup();
   void NoteGeneration();
   bool PassBarrier(uint32_t extra_s);
   bool Check(ultraep_status status);
@@ -191,8 +224,12 @@ class RankProcess {
   LoadSource* const loads_;
   SharedState* const shared_;
   RankRecord* const record_;
+  Meeting* const meeting_;
+  const uint64_t earlier_generations_;  // of its predecessors: a new process is in none of theirs
   ModelStep model_;
-  CopySampler sampler_;
+  std::optional<CopySampler> sampler_;
+  uint32_t epoch_ = 0;
+  uint64_t sequence_ = 0;
   ultraep_client* client_ = nullptr;
   PlanPointer plan_;
   ultraep_plan_info info_ = {};
@@ -205,6 +242,19 @@ class RankProcess {
   uint64_t sends_ = 0;
   int exit_ = kRankDone;
 };
+
+// Leaves the step, which is lost, and waits until all ranks go on together.
+bool RankProcess::Attend(uint32_t odd) {
+  plan_.reset();
+  NoteGeneration();  // the next one to be killed may be this one
+  if (!meeting_->Attend(rank_, odd)) {
+    exit_ = kRankStopped;
+    return false;
+  }
+  epoch_ = odd + 1;
+  sequence_ = meeting_->next_sequence.value.load(std::memory_order_relaxed);
+  return true;
+}
 
 bool RankProcess::Join() {
   ultraep_attach_options attach = {};
@@ -226,29 +276,41 @@ bool RankProcess::Join() {
   config.shard_bytes[0] = options_.expert.up_floats() * sizeof(float);
   config.shard_bytes[1] = options_.expert.down_floats() * sizeof(float);
   config.step_timeout_ns = options_.step_timeout_s * kSecond;
-  const auto patience = static_cast<int64_t>(options_.join_timeout_s * kSecond);
-  const ultraep_status status = ultraep_join(client_, &config, patience);
-  if (status != ULTRAEP_TIMEOUT && status != ULTRAEP_REFUSED) return Check(status);
-  if (rank_ == 0)
-    std::fprintf(stderr, "ultraep-replay: warning: going on without plans: %s\n",
-                 ultraep_last_error());
+  config.next_sequence = sequence_;
+  if (!Check(ultraep_join(client_, &config, 0))) return false;
+  if (epoch_ == 0) AwaitGroup();  // later the others do not wait: steps are declined meanwhile
   return true;
+}
+
+// As ultraep_join with a timeout would, but an interruption ends it.
+void RankProcess::AwaitGroup() {
+  const uint64_t deadline = MonotonicNs() + options_.join_timeout_s * kSecond;
+  ultraep_client_info info = {};
+  while (meeting_->epoch.count.load(std::memory_order_acquire) == epoch_) {
+    if (ultraep_client_state(client_, &info) != ULTRAEP_OK || info.phase == ULTRAEP_OPEN) return;
+    if (info.phase == ULTRAEP_REFUSED_JOIN || MonotonicNs() >= deadline) break;
+    SleepWhile(meeting_->epoch.count, epoch_, kJoinPollNs);
+  }
+  if (rank_ == 0)
+    std::fprintf(stderr, "ultraep-replay: warning: going on without plans: %s\n", info.text);
 }
 
 void RankProcess::NoteGeneration() {
   ultraep_client_info info;
-  if (ultraep_client_state(client_, &info) == ULTRAEP_OK) record_->joined.Set(info.generation);
+  if (!client_ || ultraep_client_state(client_, &info) != ULTRAEP_OK) return;
+  record_->joined.Set(std::max(record_->joined.get(), info.generation));
+  record_->generations.Set(earlier_generations_ + info.generations);
 }
 
 bool RankProcess::PassBarrier(uint32_t extra_s) {
-  Control* control = shared_->control();
   // Twice the collective timeout: a rank that waits for it inside a call must come first.
   const uint64_t patience = (2 * uint64_t{options_.step_timeout_s} + extra_s) * kSecond;
-  switch (control->barrier.Wait(options_.shape.ranks, control->abort.count, patience)) {
+  const std::atomic<uint32_t>& epoch = meeting_->epoch.count;
+  switch (meeting_->barrier.Wait(options_.shape.ranks, epoch, epoch_, patience)) {
     case Arrival::kAll:
       return true;
-    case Arrival::kAborted:
-      exit_ = kRankStopped;
+    case Arrival::kInterrupted:
+      if (epoch.load(std::memory_order_acquire) == Meeting::kEnd) exit_ = kRankStopped;
       return false;
     case Arrival::kTimeout:
       break;
@@ -261,7 +323,10 @@ bool RankProcess::Check(ultraep_status status) {
   if (status == ULTRAEP_OK) return true;
   if (status != ULTRAEP_FAILED)
     return Broken(std::string(ultraep_status_name(status)) + ": " + ultraep_last_error());
-  record_->failed.Add(1);
+  if (options_.respawn) {
+    meeting_->Interrupt(epoch_);
+    return false;
+  }
   Stop(kRankFailed, ultraep_last_error());
   return false;
 }
@@ -274,9 +339,7 @@ bool RankProcess::Broken(const std::string& text) {
 void RankProcess::Stop(int exit, const std::string& text) {
   exit_ = exit;
   std::snprintf(record_->text, sizeof record_->text, "%s", text.c_str());
-  Control* control = shared_->control();
-  control->abort.count.store(1, std::memory_order_release);
-  control->barrier.WakeAll();
+  meeting_->End();
 }
 
 }  // namespace

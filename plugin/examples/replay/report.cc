@@ -40,15 +40,19 @@ double Rounded(double value) { return std::round(value * 1e9) / 1e9; }
 Report MakeReport(SharedState* shared) {
   Report report = {};
   const RunRecord* run = shared->run();
-  report.steps = run->steps.get();
-  report.planned = run->planned.get();
-  report.fallbacks = run->fallbacks.get();
-  report.declined = run->declined.get();
+  const Totals& totals = run->totals();
+  report.steps = totals.steps;
+  report.planned = totals.planned;
+  report.fallbacks = totals.fallbacks;
+  report.declined = totals.declined;
+  report.tokens_checked = totals.tokens_checked;
+  report.lost = run->lost.get();
+  report.failed = run->failed.get();
+  report.respawned = run->respawned.get();
   report.mismatches = run->disagreements.get();
   for (uint32_t r = 0; r < shared->sizes().shape.ranks; ++r) {
     const RankRecord* rank = shared->rank(r);
-    report.failed = std::max(report.failed, rank->failed.get());
-    report.tokens_checked += rank->tokens_checked.get();
+    report.generations = std::max(report.generations, rank->generations.get());
     report.mismatches += rank->mismatches.get() + rank->quota_misses.get();
     report.bytes_streamed += rank->bytes_streamed.get();
     report.joined |= rank->joined.get() != 0;
@@ -79,9 +83,12 @@ std::string TableOf(const Report& r, const Options& o) {
          r.before.max);
   Append(&text, "%-28s%12.4f%12.4f%12.4f\n", "imbalance after", r.after.mean, r.after.p99,
          r.after.max);
-  Append(&text, "\n%-28s%12s%12s%12s%12s\n", "", "planned", "fallback", "declined", "failed");
-  Append(&text, "%-28s%12llu%12llu%12llu%12llu\n", "steps x layers", Unsigned(r.planned),
-         Unsigned(r.fallbacks), Unsigned(r.declined), Unsigned(r.failed));
+  Append(&text, "\n%-28s%12s%12s%12s%12s%12s\n", "", "planned", "fallback", "declined", "lost",
+         "failed");
+  Append(&text, "%-28s%12llu%12llu%12llu%12llu%12llu\n", "steps x layers", Unsigned(r.planned),
+         Unsigned(r.fallbacks), Unsigned(r.declined), Unsigned(r.lost), Unsigned(r.failed));
+  Append(&text, "%-28s%12llu\n%-28s%12llu\n", "ranks respawned", Unsigned(r.respawned),
+         "generations", Unsigned(r.generations));
   Append(&text, "\n%-28s%12s%12s\n", "microseconds", "p50", "p99");
   Append(&text, "%-28s%12.1f%12.1f\n", "solve", r.solve_us.p50, r.solve_us.p99);
   Append(&text, "%-28s%12.1f%12.1f  (a rank's verdict - the last rank's submit)\n",
@@ -101,6 +108,9 @@ std::string JsonOf(const Report& r) {
   json["fallbacks"] = r.fallbacks;
   json["failed"] = r.failed;
   json["declined"] = r.declined;
+  json["lost"] = r.lost;
+  json["respawned"] = r.respawned;
+  json["generations"] = r.generations;
   json["imbalance_before"] = Rounded(r.before.mean);
   json["imbalance_after"] = Rounded(r.after.mean);
   json["imbalance_after_max"] = Rounded(r.after.max);
@@ -115,7 +125,7 @@ std::string JsonOf(const Report& r) {
 
 std::string TroubleOf(SharedState* shared, const RunOutcome& outcome, const Options& options) {
   std::string text;
-  if (!outcome.start_error.empty()) Append(&text, "%s\n", outcome.start_error.c_str());
+  if (!outcome.error.empty()) text = outcome.error + "\n";
   if (outcome.dead_rank >= 0) {
     const int status = outcome.dead_wait_status;
     const bool signaled = WIFSIGNALED(status);
@@ -132,9 +142,9 @@ std::string TroubleOf(SharedState* shared, const RunOutcome& outcome, const Opti
   const bool early = !text.empty() || outcome.broken || outcome.failed;
   for (uint32_t r = 0; early && r < options.shape.ranks; ++r) {
     const RankRecord* rank = shared->rank(r);
-    Append(&text, "rank %u: planned %llu, fallback %llu, declined %llu, failed %llu", r,
+    Append(&text, "rank %u: planned %llu, fallback %llu, declined %llu", r,
            Unsigned(rank->planned.get()), Unsigned(rank->fallbacks.get()),
-           Unsigned(rank->declined.get()), Unsigned(rank->failed.get()));
+           Unsigned(rank->declined.get()));
     if (rank->text[0]) text += std::string(": ") + rank->text;
     text += "\n";
   }

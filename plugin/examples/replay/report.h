@@ -10,7 +10,10 @@
 namespace ultraep::replay {
 
 struct Report {
-  uint64_t steps, planned, fallbacks, declined, failed;
+  uint64_t steps, planned, fallbacks, declined;  // of steps that every rank has finished
+  uint64_t lost, failed;                         // failed: of the lost ones, nobody had died
+  uint64_t respawned;
+  uint64_t generations;  // the most that one rank and its successors were part of
   uint64_t tokens_checked;
   uint64_t mismatches;  // tokens that differ + steps in which ranks or quotas disagreed
   uint64_t bytes_streamed;

@@ -44,10 +44,9 @@ std::string SharedState::Map() {
   return "";
 }
 
-void RecordStep(SharedState* shared, uint64_t solve_ns) {
+void MeasureStep(SharedState* shared, uint64_t sequence, uint64_t solve_ns) {
   const PlanShape& shape = shared->sizes().shape;
   const uint32_t per_rank = shape.experts_per_rank() + shape.slots;
-  RunRecord* run = shared->run();
   uint64_t total = 0, peak_before = 0, peak_after = 0;
   uint32_t planned = 0, fallbacks = 0;
   for (uint32_t rank = 0; rank < shape.ranks; ++rank) {
@@ -64,16 +63,41 @@ void RecordStep(SharedState* shared, uint64_t solve_ns) {
     fallbacks += shared->rank(rank)->note.verdict == ULTRAEP_FALLBACK;
   }
   const auto excess = [&](uint64_t peak) {
-    return std::llround((Imbalance(peak, total, shape.ranks) - 1) / kExcessUnit);
+    return static_cast<uint64_t>(
+        std::llround((Imbalance(peak, total, shape.ranks) - 1) / kExcessUnit));
   };
-  run->excess_before.Add(excess(peak_before));
-  run->excess_after.Add(excess(peak_after));
-  run->steps.Add(1);
+  RunRecord* run = shared->run();
   // A rank may decline a step that another one submitted: both use the main copies. A plan is a
   // plan for all or for none.
-  (planned ? run->planned : fallbacks ? run->fallbacks : run->declined).Add(1);
-  if (planned) run->solve_ns.Add(solve_ns);
+  run->step = {excess(peak_before), excess(peak_after), solve_ns,
+               planned     ? ULTRAEP_PLAN
+               : fallbacks ? ULTRAEP_FALLBACK
+                           : ULTRAEP_DECLINED};
+  run->measured.Set(sequence + 1);
   if (planned && planned < shape.ranks) run->disagreements.Add(1);
+}
+
+void RecordStep(SharedState* shared) {
+  RunRecord* run = shared->run();
+  const uint32_t ranks = shared->sizes().shape.ranks;
+  const uint64_t end = run->measured.get();
+  Totals totals = run->totals();
+  if (end == totals.end) return;
+  for (uint32_t r = 0; r < ranks; ++r) {
+    if (shared->rank(r)->finished.get() != end) return;
+    totals.tokens_checked += shared->rank(r)->tokens.get();
+  }
+  const StepResult& step = run->step;
+  run->excess_before.Add(step.excess_before);
+  run->excess_after.Add(step.excess_after);
+  if (step.verdict == ULTRAEP_PLAN) run->solve_ns.Add(step.solve_ns);
+  totals.end = end;
+  ++totals.steps;
+  ++(step.verdict == ULTRAEP_PLAN       ? totals.planned
+     : step.verdict == ULTRAEP_FALLBACK ? totals.fallbacks
+                                        : totals.declined);
+  run->both[(run->version.get() + 1) % 2] = totals;
+  run->version.Add(1);
 }
 
 }  // namespace ultraep::replay

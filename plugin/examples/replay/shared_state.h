@@ -17,40 +17,64 @@
 #include <string>
 
 #include "plugin/api/ultraep.h"
-#include "plugin/examples/replay/barrier.h"
 #include "plugin/examples/replay/experts.h"
 #include "plugin/examples/replay/histogram.h"
+#include "plugin/examples/replay/meeting.h"
 #include "protocol/plan.h"
 #include "protocol/words.h"
 
 namespace ultraep::replay {
 
-// Written by one process, read by others at any time.
+// Written by one process, read by others at any time. What was written before a change is there for
+// whoever sees the change, also when the writer was killed since.
 class Counter {
  public:
-  void Add(uint64_t n) { value_.store(get() + n, std::memory_order_relaxed); }
-  void Set(uint64_t n) { value_.store(n, std::memory_order_relaxed); }
-  uint64_t get() const { return value_.load(std::memory_order_relaxed); }
+  void Add(uint64_t n) { Set(get() + n); }
+  void Set(uint64_t n) { value_.store(n, std::memory_order_release); }
+  uint64_t get() const { return value_.load(std::memory_order_acquire); }
 
  private:
   std::atomic<uint64_t> value_;
 };
 
 struct Control {
-  Barrier barrier;
-  Pulse abort;         // 1: stop at the next wait (a process is gone or cannot go on)
+  Meeting meeting;
   Pulse stop;          // 1: the parent asks for a clean end
   Word last_sequence;  // written by rank 0 before a step's first barrier: all stop after this step
 };
 
-// Of the run as a whole; written by rank 0 between a step's barriers, from what all ranks noted.
-struct alignas(kLine) RunRecord {
-  Counter steps, planned, fallbacks, declined;
-  Counter disagreements;  // steps in which one rank had a plan and another one had not
-  Histogram solve_ns;
-  Histogram excess_before, excess_after;  // imbalance - 1, in units of kExcessUnit
+// One step for all ranks.
+struct StepResult {
+  uint64_t excess_before, excess_after;  // imbalance - 1, in units of kExcessUnit
+  uint64_t solve_ns;
+  ultraep_verdict verdict;
 };
 inline constexpr double kExcessUnit = 1e-9;
+
+// Of all steps that every rank has finished.
+struct Totals {
+  uint64_t end;  // sequence + 1 of the last one
+  uint64_t steps, planned, fallbacks, declined;
+  uint64_t tokens_checked;
+};
+
+// Of the run as a whole. Rank 0 may be killed at any instruction, so it changes nothing in place: a
+// step is measured into `step` and published by `measured`; once all ranks have finished it, it is
+// added into the totals that are not current, and `version` makes those current. Only a histogram
+// may get the value of a step twice, or that of a step that is lost.
+struct alignas(kLine) RunRecord {
+  StepResult step;
+  Counter measured;  // sequence + 1 of `step`
+  Totals both[2];
+  Counter version;
+  Counter disagreements;  // steps in which one rank had a plan and another one had not
+  Counter lost, failed;   // steps begun and not finished, by the parent; failed: nobody had died
+  Counter respawned;      // rank processes started in a dead one's place, by the parent
+  Histogram solve_ns;
+  Histogram excess_before, excess_after;
+
+  const Totals& totals() const { return both[version.get() % 2]; }
+};
 
 // What a rank tells the others about the current step, before the step's first barrier.
 struct StepNote {
@@ -58,15 +82,17 @@ struct StepNote {
   ultraep_verdict verdict;
 };
 
-// One per rank, written by that rank.
+// One per rank, written by that rank: by one process after the other when it is respawned.
 struct alignas(kLine) RankRecord {
   StepNote note;
-  Counter sequence;                              // step it works on
-  Counter planned, fallbacks, declined, failed;  // verdicts it got
-  Counter tokens_checked;
-  Counter mismatches;    // tokens whose result differs
+  Counter filled;                        // 1: its main weights stand
+  Counter begun, finished;               // sequence + 1 of its last step
+  Counter tokens;                        // checked in the last finished step
+  Counter planned, fallbacks, declined;  // verdicts it got
+  Counter mismatches;                    // tokens whose result differs
   Counter quota_misses;  // steps in which one of its slots got other than the plan's tokens
   Counter joined;        // generation, 0 = went on without
+  Counter generations;   // how many it was part of, as far as it could say before it was killed
   Counter bytes_streamed;
   Histogram verdict_ns;  // of steps with a plan: own verdict - the last rank's submit
   Histogram stream_kb_per_s, memcpy_kb_per_s;
@@ -136,8 +162,11 @@ class SharedState {
   void* memory_ = nullptr;
 };
 
-// Rank 0 between a step's barriers: what the step came to for all ranks. `solve_ns` counts with a
+// Rank 0 between a step's barriers: what the step comes to for all ranks. `solve_ns` counts with a
 // plan only.
-void RecordStep(SharedState* shared, uint64_t solve_ns);
+void MeasureStep(SharedState* shared, uint64_t sequence, uint64_t solve_ns);
+// Adds the measured step to the totals if all ranks have finished it. Rank 0 after the first
+// barrier of the next step, the parent while no rank is inside a step.
+void RecordStep(SharedState* shared);
 
 }  // namespace ultraep::replay

@@ -152,6 +152,20 @@ TEST_F(StreamerTest, ADestinationThatDiedFailsTheSenderAndAFailedGroupIsNeverWri
   EXPECT_EQ(group_.boards().shard(0, 0, 0, 0)[0], 0) << "rule 7";
 }
 
+// The gate fails while the sender waits between two transfers; the destination accepted just before.
+TEST_F(StreamerTest, AfterAFailureNotEvenTheNextTransferOfAnOperationIsSent) {
+  OpenGate(group_.boards().gate());
+  ASSERT_TRUE(Start(1, kDirect).ok());
+  ASSERT_TRUE(Start(0, kDirect).ok());
+  ASSERT_TRUE(Arrived(1).ok());
+  FailGate(group_.boards().gate());
+  RankBoard& late = group_.boards().rank(2);
+  late.accepts[0].value = streams_[0]->operation.number;
+  PulseAndWake(late.accept_pulse);
+  EXPECT_EQ(Release(0).status, ULTRAEP_FAILED);
+  EXPECT_EQ(group_.boards().shard(2, 0, 0, 0)[0], 0) << "rule 7";
+}
+
 // A late transfer of step 0 would otherwise land on top of step 1's weights.
 TEST_F(StreamerTest, SlotsAreNotReleasedWhileATransferIntoThemIsUnderWay) {
   OpenGate(group_.boards().gate());

@@ -1,0 +1,250 @@
+// Who belongs to a group and when its memory changes, without sockets.
+#include "daemon/session/groups.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/test_daemon.h"
+
+namespace ultraep {
+namespace {
+
+constexpr uint64_t kMs = 1'000'000;
+
+class GroupTest : public testing::Test {
+ protected:
+  static ultraep::Join Request(uint32_t rank, const char* name = "group", uint8_t nonce = 0) {
+    ultraep::Join j;
+    SetText(j.config.name, name);
+    j.config.nonce[0] = nonce;
+    j.config.ranks = j.config.experts = 3;
+    j.config.slots = j.config.layers = j.config.window = j.config.slot_sets = 1;
+    j.config.shard_count = 1;
+    j.config.shard_bytes[0] = 1 << 20;
+    j.config.step_timeout_ns = 1000 * kMs;
+    j.rank = rank;
+    return j;
+  }
+  // Owner 10 + rank; the text of the refusal, empty when it waits.
+  std::string Join(uint32_t rank, uint64_t owner = 0, uid_t uid = 1, const char* name = "group",
+                   uint8_t nonce = 0) {
+    refusal_ = {};
+    last_ = groups_.Join(owner ? owner : 10 + rank, uid, Request(rank, name, nonce), &refusal_);
+    if (last_) group_ = last_;
+    return refusal_.text;
+  }
+  void JoinAll() {
+    for (uint32_t r = 0; r < 3; ++r) ASSERT_EQ(Join(r), "");
+  }
+  void Open() {
+    JoinAll();
+    ASSERT_TRUE(groups_.Begin(group_.get(), &refusal_)) << refusal_.text;
+    for (uint32_t r = 0; r < 3; ++r) ASSERT_TRUE(Ready(r));
+    ASSERT_EQ(Gate(), GateState::kOpen);
+  }
+  bool Ready(uint32_t rank) { return group_->Ready(10 + rank, rank, group_->generation()->id()); }
+  GateState Gate() { return group_->generation()->gate().state; }
+  MemberState OnBoard(const std::shared_ptr<GroupGeneration>& g, uint32_t rank) {
+    return MemberState(g->boards().member(rank).value.load());
+  }
+  // Rank `rank`'s own view of its board: the daemon's is read-only.
+  Mapping MapRankBoard(uint32_t rank) {
+    int pair[2] = {};
+    EXPECT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+    Descriptor ours(pair[0]), theirs(pair[1]);
+    EXPECT_TRUE(group_->generation()->SendSegments(theirs.get(), 0));
+    Packet packet;
+    Mapping mapping;
+    while (ReceivePacket(ours.get(), MSG_DONTWAIT, &packet) == Receive::kPacket) {
+      if (packet.descriptors.size() <= 3 + rank) continue;
+      EXPECT_EQ(mapping.Map(packet.descriptors[3 + rank].get(),
+                            group_->generation()->layout().rank_board_bytes, true),
+                "");
+    }
+    return mapping;
+  }
+  // One look of the daemon, `ms` after the last one.
+  std::vector<Groups::Fenced> Tick(uint64_t ms) {
+    now_ += ms * kMs;
+    return groups_.Fence(now_);
+  }
+
+  DaemonOptions options_ = test::TestDaemon::Defaults();
+  Waker waker_;
+  PlanLoop planner_{&waker_, 0};
+  Groups groups_{options_, &planner_};
+  std::shared_ptr<Group> group_, last_;
+  Refusal refusal_;
+  uint64_t now_ = 1000 * kMs;
+};
+
+TEST_F(GroupTest, MemoryIsMadeWhenTheLastRankHasAskedAndTheGateOpensWhenTheLastOneIsReady) {
+  ASSERT_EQ(Join(0), "");
+  ASSERT_EQ(Join(2), "");
+  EXPECT_FALSE(groups_.Begin(group_.get(), &refusal_));
+  EXPECT_EQ(refusal_.text, "");
+  EXPECT_EQ(group_->generation(), nullptr) << "no memory for a group that may never be complete";
+  ASSERT_EQ(Join(1), "");
+  ASSERT_TRUE(groups_.Begin(group_.get(), &refusal_));
+  ASSERT_TRUE(Ready(0));
+  ASSERT_TRUE(Ready(1));
+  EXPECT_EQ(Gate(), GateState::kClosed);
+  ASSERT_TRUE(Ready(2));
+  EXPECT_EQ(Gate(), GateState::kOpen);
+}
+
+TEST_F(GroupTest, ALostMemberEndsTheGenerationAndTheNextOneHasNewMemory) {
+  Open();
+  const auto first = group_->generation();
+  groups_.Gone(group_, 11, 1, MemberState::kGone);
+  EXPECT_EQ(Gate(), GateState::kEnded);
+  EXPECT_EQ(OnBoard(first, 1), MemberState::kGone);
+  ASSERT_EQ(Join(0), "");
+  ASSERT_EQ(Join(2), "");
+  EXPECT_EQ(group_->generation(), nullptr);
+  ASSERT_EQ(Join(1, 99), "") << "a new process in its place";
+  ASSERT_TRUE(groups_.Begin(group_.get(), &refusal_));
+  EXPECT_NE(group_->generation()->id(), first->id());
+  EXPECT_NE(group_->generation()->boards().verdict_base, first->boards().verdict_base);
+  EXPECT_EQ(OnBoard(first, 1), MemberState::kGone) << "who waits there for it waits in vain";
+}
+
+TEST_F(GroupTest, AMemberLostBeforeTheGateOpensEndsTheGenerationToo) {
+  JoinAll();
+  ASSERT_TRUE(groups_.Begin(group_.get(), &refusal_));
+  ASSERT_TRUE(Ready(0));
+  groups_.Gone(group_, 12, 2, MemberState::kGone);
+  EXPECT_EQ(Gate(), GateState::kDead);
+  EXPECT_TRUE(Ready(1)) << "late, and no fault of its own";
+  EXPECT_EQ(Gate(), GateState::kDead);
+  ASSERT_EQ(Join(1), "") << refusal_.text;
+  ASSERT_EQ(Join(0), "");
+  EXPECT_NE(Join(0), "") << "it waits already";
+}
+
+TEST_F(GroupTest, AMemberLostAfterItsGenerationIsMarkedThereForThoseWhoStillUseItsSlots) {
+  Open();
+  const auto first = group_->generation();
+  groups_.Gone(group_, 11, 1, MemberState::kGone);
+  ASSERT_EQ(Join(0), "");
+  groups_.Gone(group_, 12, 2, MemberState::kGone);
+  EXPECT_EQ(OnBoard(first, 2), MemberState::kGone);
+}
+
+TEST_F(GroupTest, AHeartbeatThatStandsStillIsFencedAndMayComeBack) {
+  Open();
+  const auto g = group_->generation();
+  const uint64_t lease_ms = options_.lease_ns / kMs;
+  std::vector<Groups::Fenced> fenced;
+  Mapping alive[] = {MapRankBoard(0), MapRankBoard(2)};
+  for (uint64_t t = 0; t < lease_ms + 200 && fenced.empty(); t += 100) {
+    for (Mapping& board : alive)
+      reinterpret_cast<RankBoard*>(board.base())->heartbeat.value = now_;
+    fenced = Tick(100);
+    if (t + 100 < lease_ms) {
+      ASSERT_TRUE(fenced.empty()) << t;
+    }
+  }
+  ASSERT_EQ(fenced.size(), 1u);
+  EXPECT_EQ(fenced[0].ranks, std::vector<uint32_t>{1});
+  EXPECT_EQ(Gate(), GateState::kEnded);
+  EXPECT_EQ(OnBoard(g, 1), MemberState::kFenced);
+  ASSERT_EQ(Join(0), "");
+  ASSERT_EQ(Join(2), "");
+  ASSERT_EQ(Join(1), "") << "it woke up";
+  EXPECT_TRUE(groups_.Begin(group_.get(), &refusal_));
+}
+
+TEST_F(GroupTest, AFencedRanksPlaceIsFreeForANewProcess) {
+  Open();
+  for (uint64_t t = 0; Tick(100).empty(); ++t) ASSERT_LT(t, 100u);
+  EXPECT_TRUE(groups_.empty()) << "all three stood still";
+  ASSERT_EQ(Join(1, 77), "");
+}
+
+TEST_F(GroupTest, ADaemonThatWasStoppedFencesNobodyForTheTimeItMissed) {
+  Open();
+  EXPECT_TRUE(Tick(100).empty());
+  EXPECT_TRUE(Tick(60'000).empty());
+  EXPECT_TRUE(Tick(100).empty());
+  EXPECT_EQ(Gate(), GateState::kOpen);
+}
+
+TEST_F(GroupTest, ARankWhoseProcessStillLivesIsNotReplacedAndTheCallerMayTryAgain) {
+  Open();
+  EXPECT_NE(Join(1, 99), "");
+  EXPECT_TRUE(refusal_.retry);
+  groups_.Gone(group_, 11, 1, MemberState::kGone);
+  EXPECT_EQ(Join(1, 99), "");
+}
+
+TEST_F(GroupTest, OneUsersGroupsAreLimitedAndOtherUsersAreNot) {
+  for (uint8_t n = 0; n < options_.uid_groups; ++n) ASSERT_EQ(Join(0, 100 + n, 1, "group", n), "");
+  EXPECT_NE(Join(0, 200, 1, "group", 99).find("--uid_groups is 8"), std::string::npos);
+  EXPECT_TRUE(refusal_.retry);
+  EXPECT_EQ(Join(0, 201, 2, "group", 99), "");
+  EXPECT_EQ(Join(1, 202, 1, "group", 0), "") << "an existing group is no new one";
+}
+
+TEST_F(GroupTest, EqualNamesAndNoncesOfTwoUsersAreTwoGroups) {
+  ASSERT_EQ(Join(0, 100, 1), "");
+  const auto mine = group_;
+  ASSERT_EQ(Join(0, 200, 2), "") << "rank 0 is free there";
+  EXPECT_NE(group_, mine);
+  EXPECT_EQ(groups_.all().size(), 2u);
+}
+
+class GroupMemoryLimitTest : public GroupTest {
+ protected:
+  GroupMemoryLimitTest() {
+    options_.uid_memory_limit_bytes = 10 << 20;  // a generation has 3 slots of 1 MiB
+    limited_ = std::make_unique<Groups>(options_, &planner_);
+  }
+  std::string Ask(uint32_t rank, uid_t uid, uint8_t nonce) {
+    refusal_ = {};
+    last_ = limited_->Join(++owner_, uid, Request(rank, "group", nonce), &refusal_);
+    return refusal_.text;
+  }
+  std::string Begin(uid_t uid, uint8_t nonce) {
+    for (uint32_t r = 0; r < 3; ++r)
+      if (std::string wrong = Ask(r, uid, nonce); !wrong.empty()) return wrong;
+    limited_->Begin(last_.get(), &refusal_);
+    return refusal_.text;
+  }
+
+  std::unique_ptr<Groups> limited_;
+  uint64_t owner_ = 0;
+};
+
+TEST_F(GroupMemoryLimitTest, OneUsersMemoryIsLimitedAndOthersAreNotAffected) {
+  EXPECT_EQ(Begin(1, 0), "");
+  EXPECT_EQ(Begin(1, 1), "");
+  EXPECT_EQ(Begin(1, 2), "");
+  const std::string wrong = Begin(1, 3);
+  EXPECT_NE(wrong.find("--uid_memory_mib"), std::string::npos) << wrong;
+  EXPECT_TRUE(refusal_.retry) << "it fits when another group ends";
+  EXPECT_EQ(Begin(2, 3), "");
+}
+
+TEST_F(GroupMemoryLimitTest, AGroupThatCanNeverFitIsRefusedForGood) {
+  ultraep::Join big = Request(0);
+  big.config.shard_bytes[0] = 4 << 20;
+  EXPECT_EQ(limited_->Join(1, 1, big, &refusal_), nullptr);
+  EXPECT_FALSE(refusal_.retry);
+}
+
+TEST_F(GroupMemoryLimitTest, TheGenerationBeforeCountsUntilTheNextOneIsOpen) {
+  ASSERT_EQ(Begin(1, 0), "");
+  const auto group = last_;
+  const uint64_t one = group->memory_bytes();
+  group->generation()->End();
+  for (uint64_t r = 0; r < 3; ++r)
+    ASSERT_NE(limited_->Join(r + 1, 1, Request(uint32_t(r)), &refusal_), nullptr) << refusal_.text;
+  ASSERT_TRUE(limited_->Begin(group.get(), &refusal_)) << refusal_.text;
+  EXPECT_EQ(group->memory_bytes(), 2 * one);
+  for (uint64_t r = 0; r < 3; ++r)
+    ASSERT_TRUE(group->Ready(r + 1, uint32_t(r), group->generation()->id()));
+  EXPECT_EQ(group->memory_bytes(), one);
+}
+
+}  // namespace
+}  // namespace ultraep
