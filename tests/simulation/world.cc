@@ -130,12 +130,12 @@ void World::Forget(Process* process) {
 
 void World::Stop(Process* process, uint64_t until) {
   Note(process->threads[0].get(), "STOPPED process until", until);
-  process->stopped_until = until;
+  process->stopped_until = std::max(process->stopped_until, until);
 }
 
 void World::Stop(Thread* thread, uint64_t until) {
   Note(thread, "STOPPED thread until", until);
-  thread->stopped_until = until;
+  thread->stopped_until = std::max(thread->stopped_until, until);
 }
 
 bool World::Eligible(const Thread& t) const {
