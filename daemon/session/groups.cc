@@ -66,16 +66,17 @@ Refusal Groups::CheckMemory(uid_t uid, uint64_t bytes) const {
     all += group->memory_bytes();
     own += key.uid == uid ? group->memory_bytes() : 0;
   }
-  const auto check = [&](uint64_t used, uint64_t limit, const char* whose, const char* flag) {
+  const auto check = [&](uint64_t used, uint64_t limit, const char* whose, const char* or_else) {
     if (bytes <= limit - std::min(limit, used)) return Refusal{};
     return Refusal{"the group needs " + Mib(bytes) + " of shared memory, " +
                        Mib(limit - std::min(limit, used)) + " are left" + whose +
-                       "; lower slots or slot_sets, or raise " + flag,
+                       "; lower slots or slot_sets, " + or_else,
                    true};
   };
-  Refusal refusal = check(all, options_.memory_limit_bytes, "", "--memory_limit_mib");
+  Refusal refusal = check(all, options_.memory_limit_bytes, "", "or raise --memory_limit_mib");
   if (!refusal.text.empty()) return refusal;
-  return check(own, options_.uid_memory_limit_bytes, " to its user", "--uid_memory_mib");
+  return check(own, options_.uid_memory_limit_bytes, " to its user",
+               "or raise --uid_memory_mib");
 }
 
 bool Groups::Begin(Group* group, Refusal* refusal) {

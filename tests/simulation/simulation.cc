@@ -17,7 +17,7 @@ namespace ultraep::simulation {
 namespace {
 
 constexpr const char* kHelp =
-    "usage: simulation_test [--seeds N] [--first N] | --seed N [--trace]\n"
+    "usage: simulation [--seeds N] [--first N] | --seed N [--trace]\n"
     "  --seeds N   how many seeds, default 1000 (50000 with ULTRAEP_NIGHTLY set)\n"
     "  --first N   the first of them, default 1\n"
     "  --seed N    this one alone\n"
@@ -119,7 +119,7 @@ Report RunSeed(uint64_t seed, bool trace, const std::string& socket) {
 
 bool Held(uint64_t seed, const Report& report) {
   if (report.violation.empty()) return true;
-  std::printf("%s\nsimulation: seed %llu: %s\nreplay: simulation_test --seed %llu --trace\n",
+  std::printf("%s\nsimulation: seed %llu: %s\nreplay: simulation --seed %llu --trace\n",
               report.tail.c_str(), (unsigned long long)seed, report.violation.c_str(),
               (unsigned long long)seed);
   return false;
@@ -158,7 +158,7 @@ int Main(const Options& options) {
 int main(int argc, char** argv) {
   ultraep::simulation::Options options;
   if (!ultraep::simulation::Parse(argc, argv, &options)) {
-    std::fprintf(stderr, "simulation_test: wrong usage\n%s", ultraep::simulation::kHelp);
+    std::fprintf(stderr, "simulation: wrong usage\n%s", ultraep::simulation::kHelp);
     return 2;
   }
   if (options.help) return std::printf("%s", ultraep::simulation::kHelp) < 0;
