@@ -221,7 +221,7 @@ void AttachServer::BeginGeneration(const std::shared_ptr<Group>& group) {
   const bool began = groups_.Begin(group.get(), &refusal);
   if (!began && refusal.text.empty()) return;
   for (auto& [id, connection] : connections_) {
-    if (connection->group != group) continue;
+    if (connection->group != group || !group->Owns(id, connection->rank)) continue;
     if (began ? !group->generation()->SendSegments(connection->socket.get(), options_.lease_ns)
               : !Refuse(connection.get(), refusal))
       doomed_.push_back(id);

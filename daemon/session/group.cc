@@ -93,17 +93,22 @@ void Group::Gone(uint64_t owner, uint32_t rank, MemberState how) {
 
 std::vector<uint32_t> Group::Fence(uint64_t now, uint64_t lease_ns) {
   std::vector<uint32_t> fenced;
-  if (!generation_ || Over()) return fenced;
-  for (uint32_t r = 0; r < members_.size(); ++r) {
-    const uint64_t beat =
-        generation_->boards().rank(r).heartbeat.value.load(std::memory_order_relaxed);
-    if (members_[r].lease.Expired(beat, now, lease_ns)) fenced.push_back(r);
+  // After a generation those who have not joined again still beat on its board.
+  const GroupGeneration* const board =
+      generation_ ? generation_.get() : (earlier_.empty() ? nullptr : earlier_.back().get());
+  for (uint32_t r = 0; board && r < members_.size(); ++r) {
+    Member& m = members_[r];
+    if (!m.owner || (!generation_ && m.state == MemberState::kJoined)) continue;
+    const uint64_t beat = board->boards().rank(r).heartbeat.value.load(std::memory_order_relaxed);
+    if (m.lease.Expired(beat, now, lease_ns)) fenced.push_back(r);
   }
   for (uint32_t r : fenced) {
-    SetMember(r, MemberState::kFenced);
+    members_[r].state = MemberState::kFenced;
+    if (generation_) generation_->SetMember(r, MemberState::kFenced);
+    for (const auto& old : earlier_) old->SetMember(r, MemberState::kFenced);
     members_[r].owner = 0;  // its place is free: for itself once it wakes, or for a new process
   }
-  if (!fenced.empty()) generation_->End();
+  if (!fenced.empty() && generation_) generation_->End();
   return fenced;
 }
 

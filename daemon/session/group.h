@@ -57,6 +57,8 @@ class Group {
   // Ends the generation of members whose heartbeat stands still. Their ranks, most often none.
   std::vector<uint32_t> Fence(uint64_t now, uint64_t lease_ns);
 
+  // Is the rank's place this connection's? A fenced one has lost it.
+  bool Owns(uint64_t owner, uint32_t rank) const { return members_[rank].owner == owner; }
   bool empty() const;  // no connection left
   // Shared memory that it may occupy: a generation's slots live until its members have switched to
   // the next one.

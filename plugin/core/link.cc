@@ -174,7 +174,12 @@ Link::End Link::Connect() {
   return As(packet.bytes, packet.size, &welcome) ? End::kAgain : End::kReconnect;
 }
 
+// Who was a member once is not turned away for good: shortages pass, memory is given back.
 Link::End Link::Refuse(std::string text) {
+  if (steps_->memory()->current() || generation_) {
+    Say(ULTRAEP_DETACHED, "refused for now: " + text);
+    return End::kReconnect;
+  }
   Say(ULTRAEP_REFUSED_JOIN, std::move(text));
   return End::kStop;
 }

@@ -41,6 +41,19 @@ std::vector<std::shared_ptr<Generation>> MemorySwitch::held() const {
 void MemorySwitch::FreeLeftBehind() {
   std::vector<std::shared_ptr<Generation>> now;
   std::lock_guard lock(mutex_);
+  // A newer one that begins no later than an older one is taken in its place at every step. Without
+  // this, a rank that loads nothing for long would hold all that came and went meanwhile.
+  uint64_t first = UINT64_MAX;
+  for (size_t i = later_.size(); i-- > 0;) {
+    const Gate gate = later_[i]->gate();
+    if (gate.state == GateState::kClosed) continue;
+    if (gate.state == GateState::kDead || gate.value >= first) {
+      left_behind_.push_back(std::move(later_[i]));
+      later_.erase(later_.begin() + ptrdiff_t(i));
+    } else {
+      first = gate.value;
+    }
+  }
   now.swap(left_behind_);  // `now` goes after the lock
 }
 

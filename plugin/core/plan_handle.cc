@@ -19,12 +19,14 @@ ultraep_plan::ultraep_plan(ResolvedStep step, const GroupConfig& config, uint32_
 
 // A plan freed without release would stop its group: nobody could store into this rank's slots. One
 // that was never streamed already has: its replicas elsewhere wait for this rank's experts. No call
-// reports that, so the next step does.
+// reports that, so the next step does. A later generation is not its concern.
 ultraep_plan::~ultraep_plan() {
-  if (streamed_)
+  if (streamed_) {
     Release(step_timeout_ns());
-  else if (auto generation = memory_->current(); generation && Moves())
-    generation->Fail();
+  } else if (Moves()) {
+    for (const auto& generation : memory_->held())
+      if (generation->id == step_.plan.header.generation) generation->Fail();
+  }
 }
 
 bool ultraep_plan::forked() const { return ForkCount() != forks_; }

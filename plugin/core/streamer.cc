@@ -175,7 +175,7 @@ std::string Streamer::WhatIsMissing(const StreamOperation& op, uint32_t transfer
                     : "rank " + std::to_string(sender) + " has not sent it");
 }
 
-Result Streamer::AwaitArrival(const Stream& stream, uint64_t timeout_ns) {
+Result Streamer::AwaitArrival(const Stream& stream, uint64_t timeout_ns, bool give_up) {
   const StreamOperation& op = stream.operation;
   {
     std::lock_guard lock(mutex_);
@@ -201,7 +201,7 @@ Result Streamer::AwaitArrival(const Stream& stream, uint64_t timeout_ns) {
   const std::string what = WhatIsMissing(op, missing);
   if (generation_->failed())
     return Tell(Failed("a rank could not follow, the generation has failed: " + what));
-  if (gone || timeout_ns >= limit) return Fail(what);
+  if (gone || give_up) return Fail(what);
   return Timeout(what);
 }
 
@@ -220,7 +220,8 @@ Result Streamer::Release(Stream* stream, uint64_t timeout_ns) {
     }
   }
   const uint64_t spent = NowNs() - start;
-  Result arrived = AwaitArrival(*stream, timeout_ns - std::min(spent, timeout_ns));
+  Result arrived = AwaitArrival(*stream, timeout_ns - std::min(spent, timeout_ns),
+                                timeout_ns >= generation_->clocks.step_timeout_ns);
   if (arrived.status == ULTRAEP_TIMEOUT) return arrived;
   std::lock_guard lock(mutex_);
   stream->released = true;

@@ -45,7 +45,9 @@ class Streamer {
   Result Start(const RecordedPlan& plan, bool restore, uint32_t set, const void* const* mains,
                std::shared_ptr<Stream>* stream);
   // Until this rank's slots are complete.
-  Result AwaitArrival(const Stream& stream, uint64_t timeout_ns);
+  Result AwaitArrival(const Stream& stream, uint64_t timeout_ns) {
+    return AwaitArrival(stream, timeout_ns, timeout_ns >= generation_->clocks.step_timeout_ns);
+  }
   // Until this rank's own sends are done and its own slots are complete: a transfer that is still
   // under way would land in the next operation. Then the slot set is free for the next one.
   Result Release(Stream* stream, uint64_t timeout_ns);
@@ -55,6 +57,8 @@ class Streamer {
  private:
   class Waits;
 
+  // give_up: at the end of the time this rank cannot follow.
+  Result AwaitArrival(const Stream& stream, uint64_t timeout_ns, bool give_up);
   void Run();
   Result Fail(std::string text);
   Result Tell(Result result);
