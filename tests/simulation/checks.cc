@@ -74,7 +74,9 @@ void Checks::Submitted(const Rank& rank, uint64_t sequence, uint64_t admitted) {
 }
 
 void Checks::BeforeAwait(const Rank& rank, uint64_t sequence) {
-  At(sequence, rank.rank).awaited_ns = world_->now();
+  Call& call = At(sequence, rank.rank);
+  call.awaited_ns = world_->now();
+  for (const auto& g : rank.held()) call.failed_before |= g->id == call.admitted && g->failed();
 }
 
 void Checks::Resolved(const Rank& rank, uint64_t sequence, const Result& result,
@@ -94,6 +96,8 @@ void Checks::Resolved(const Rank& rank, uint64_t sequence, const Result& result,
     call.state = State::kPlan;
     ++coverage.plans;
     CheckPlan(rank, sequence, step.plan);
+    if (call.failed_before)  // rule 3
+      Violated(Text(rank, sequence) + "PLAN, though its generation had failed before");
   } else {
     world_->Note(main, step.verdict == ULTRAEP_FALLBACK ? "FALLBACK" : "DECLINED", sequence);
     call.state = State::kMain;

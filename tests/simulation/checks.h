@@ -59,6 +59,7 @@ class Checks {
     uint64_t memory = 0;    // the generation its operations use
     uint64_t admitted = 0;  // the generation it was submitted to, 0: declined
     uint64_t submitted_ns = 0, awaited_ns = 0;
+    bool failed_before = false;  // its generation, when it began to wait
     uint64_t open_before = 0;  // a generation whose gate was open for it when the call began
   };
   struct Seen {

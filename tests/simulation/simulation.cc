@@ -99,13 +99,29 @@ bool Parse(int argc, char** argv, Options* options) {
 
 uint64_t running_seed = 0;
 
-void Hangs(int) {
-  char text[160];
-  const int size = std::snprintf(text, sizeof text,
-                                 "simulation: seed %llu: hangs without a point or a wait\n",
-                                 (unsigned long long)running_seed);
+// A crash or an endless loop of the product ends the program; its seed is said nonetheless.
+void Ends(int signal) {
+  char text[200];
+  const int size = std::snprintf(
+      text, sizeof text, "simulation: seed %llu: %s\nreplay: simulation --seed %llu --trace\n",
+      (unsigned long long)running_seed,
+      signal == SIGALRM ? "runs on without a point or a wait" : "crashes",
+      (unsigned long long)running_seed);
   if (write(STDERR_FILENO, text, size_t(size)) < 0) _exit(1);
   _exit(1);
+}
+
+void CatchTheEnd() {
+  static char stack[64 * 1024];  // the fiber's own may be what has overflowed
+  stack_t other{};
+  other.ss_sp = stack;
+  other.ss_size = sizeof stack;
+  sigaltstack(&other, nullptr);
+  struct sigaction action {};
+  action.sa_handler = Ends;
+  action.sa_flags = SA_ONSTACK;
+  for (int signal : {SIGALRM, SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL})
+    sigaction(signal, &action, nullptr);
 }
 
 Report RunSeed(uint64_t seed, bool trace, const std::string& socket) {
@@ -126,7 +142,7 @@ bool Held(uint64_t seed, const Report& report) {
 }
 
 int Main(const Options& options) {
-  signal(SIGALRM, Hangs);
+  CatchTheEnd();
   SetLogLevel(LogLevel::kError);
   const test::TemporaryDirectory directory;
   const std::string socket = directory.path() + "/daemon.sock";
