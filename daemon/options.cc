@@ -59,6 +59,20 @@ constexpr const char* kUsage =
   std::exit(2);
 }
 
+template <class T>
+T InRange(const char* name, T value, T low, T high) {
+  if (value < low || value > high)
+    Usage("--" + std::string(name) + " is " + std::to_string(value) + ", must be " +
+          std::to_string(low) + ".." + std::to_string(high));
+  return value;
+}
+
+uint64_t BytesOfMib(const char* name, uint64_t mib) {
+  if (mib > (uint64_t{1} << 40))
+    Usage("--" + std::string(name) + " is " + std::to_string(mib) + ", must be at most 2^40");
+  return mib << 20;
+}
+
 // Abseil's own --help exits with 1 and shows source paths.
 void PrintHelp() {
   std::printf("%s", kUsage);
@@ -133,30 +147,18 @@ DaemonOptions ParseOptions(int argc, char** argv) {
   if (!(epsilon >= 0 && epsilon <= 1))
     Usage("--epsilon is " + std::to_string(epsilon) + ", must be 0..1");
   o.epsilon_ppm = uint32_t(std::lround(epsilon * 1e6));
-  o.spin_us = absl::GetFlag(FLAGS_spin_us);
-  if (o.spin_us < -1 || o.spin_us > 1000000)
-    Usage("--spin_us is " + std::to_string(o.spin_us) + ", must be -1..1000000");
-  const uint64_t mib = absl::GetFlag(FLAGS_memory_limit_mib);
-  if (mib > (uint64_t{1} << 40))
-    Usage("--memory_limit_mib is " + std::to_string(mib) + ", must be at most 2^40");
-  o.memory_limit_bytes = mib ? mib << 20 : AvailableMemory() / 10 * 8;
-  o.max_connections = absl::GetFlag(FLAGS_max_connections);
-  if (o.max_connections < 1 || o.max_connections > 65536)
-    Usage("--max_connections is " + std::to_string(o.max_connections) + ", must be 1..65536");
-  const uint32_t lease_ms = absl::GetFlag(FLAGS_lease_ms);
-  if (lease_ms < 500 || lease_ms > 3600000)
-    Usage("--lease_ms is " + std::to_string(lease_ms) + ", must be 500..3600000");
-  o.lease_ns = uint64_t{lease_ms} * 1'000'000;
-  o.uid_groups = absl::GetFlag(FLAGS_uid_groups);
-  if (o.uid_groups < 1 || o.uid_groups > 65536)
-    Usage("--uid_groups is " + std::to_string(o.uid_groups) + ", must be 1..65536");
-  o.uid_connections = absl::GetFlag(FLAGS_uid_connections);
-  if (o.uid_connections < 1 || o.uid_connections > 65536)
-    Usage("--uid_connections is " + std::to_string(o.uid_connections) + ", must be 1..65536");
-  const uint64_t uid_mib = absl::GetFlag(FLAGS_uid_memory_mib);
-  if (uid_mib > (uint64_t{1} << 40))
-    Usage("--uid_memory_mib is " + std::to_string(uid_mib) + ", must be at most 2^40");
-  o.uid_memory_limit_bytes = uid_mib ? uid_mib << 20 : o.memory_limit_bytes;
+  o.spin_us = InRange<int64_t>("spin_us", absl::GetFlag(FLAGS_spin_us), -1, 1000000);
+  o.memory_limit_bytes = BytesOfMib("memory_limit_mib", absl::GetFlag(FLAGS_memory_limit_mib));
+  if (!o.memory_limit_bytes) o.memory_limit_bytes = AvailableMemory() / 10 * 8;
+  o.max_connections =
+      InRange("max_connections", absl::GetFlag(FLAGS_max_connections), 1u, 65536u);
+  o.lease_ns =
+      InRange("lease_ms", absl::GetFlag(FLAGS_lease_ms), 500u, 3600000u) * uint64_t{1'000'000};
+  o.uid_groups = InRange("uid_groups", absl::GetFlag(FLAGS_uid_groups), 1u, 65536u);
+  o.uid_connections =
+      InRange("uid_connections", absl::GetFlag(FLAGS_uid_connections), 1u, 65536u);
+  o.uid_memory_limit_bytes = BytesOfMib("uid_memory_mib", absl::GetFlag(FLAGS_uid_memory_mib));
+  if (!o.uid_memory_limit_bytes) o.uid_memory_limit_bytes = o.memory_limit_bytes;
   o.log_level = ParseLevel(absl::GetFlag(FLAGS_log_level));
   return o;
 }

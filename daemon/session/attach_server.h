@@ -23,12 +23,12 @@ class AttachServer {
   // The body of the thread; returns after Stop, with every generation ended.
   void Run();
   void Stop();
-  // One round of Run: serves what is there, waiting at most `timeout_ms`; false after Stop.
-  bool Serve(int timeout_ms);
 
  private:
   struct Connection;
 
+  // One round: serves what is there, waiting at most `timeout_ms`; false after Stop.
+  bool Serve(int timeout_ms);
   void Accept();
   bool RefuseTooMany(Connection* connection);
   void Watch(int fd, uint64_t id);

@@ -78,16 +78,16 @@ bool Group::Ready(uint64_t owner, uint32_t rank, uint64_t generation) {
 }
 
 void Group::Gone(uint64_t owner, uint32_t rank, MemberState how) {
-  Member& member = members_[rank];
-  if (member.owner != owner) return;  // another process has its place
-  member.owner = 0;
+  if (Owns(owner, rank)) Lose(rank, how);  // else another process has its place
+}
+
+void Group::Lose(uint32_t rank, MemberState how) {
+  members_[rank].owner = 0;
+  members_[rank].state = how;
   // It may still take part in operations on the slots of generations that are over.
   for (const auto& old : earlier_) old->SetMember(rank, how);
-  if (!generation_) {
-    member.state = how;
-    return;
-  }
-  SetMember(rank, how);
+  if (!generation_) return;
+  generation_->SetMember(rank, how);
   generation_->End();
 }
 
@@ -102,13 +102,7 @@ std::vector<uint32_t> Group::Fence(uint64_t now, uint64_t lease_ns) {
     const uint64_t beat = board->boards().rank(r).heartbeat.value.load(std::memory_order_relaxed);
     if (m.lease.Expired(beat, now, lease_ns)) fenced.push_back(r);
   }
-  for (uint32_t r : fenced) {
-    members_[r].state = MemberState::kFenced;
-    if (generation_) generation_->SetMember(r, MemberState::kFenced);
-    for (const auto& old : earlier_) old->SetMember(r, MemberState::kFenced);
-    members_[r].owner = 0;  // its place is free: for itself once it wakes, or for a new process
-  }
-  if (!fenced.empty() && generation_) generation_->End();
+  for (uint32_t r : fenced) Lose(r, MemberState::kFenced);  // it may come back, or a new process
   return fenced;
 }
 

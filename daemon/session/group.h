@@ -75,6 +75,8 @@ class Group {
 
   bool Over() const { return generation_ && generation_->gate().over(); }
   void SetMember(uint32_t rank, MemberState state);
+  // Its place is free, and the generation ends.
+  void Lose(uint32_t rank, MemberState how);
   uint32_t Count(MemberState state) const;
 
   const GroupKey key_;

@@ -123,11 +123,6 @@ void PlanLoop::Sleep() {
     g->boards().plan().sleeping.value.store(0, std::memory_order_relaxed);
 }
 
-bool PlanLoop::Round() {
-  TakeChanges();
-  return PollAll(NowNs());
-}
-
 void PlanLoop::Run() {
   uint64_t last = NowNs();
   while (!stopped_.load(std::memory_order_acquire)) {

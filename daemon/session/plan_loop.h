@@ -21,8 +21,6 @@ class PlanLoop {
   // The body of the thread; returns after Stop.
   void Run();
   void Stop();
-  // One look at every generation; true when a verdict was reached.
-  bool Round();
   // Any thread.
   void Add(std::shared_ptr<GroupGeneration> generation);
   void Remove(const GroupGeneration* generation);

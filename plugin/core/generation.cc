@@ -84,7 +84,7 @@ void Generation::WatchMembers(uint64_t now) {
 
 void Generation::WakeOperations() const {
   for (uint32_t r = 0; r < layout.config.ranks; ++r) {
-    if (r < boards.slot_base.size()) PulseAndWake(boards.slots(r).arrivals);
+    PulseAndWake(boards.slots(r).arrivals);
     WakeAll(boards.rank(r).accept_pulse);  // its count is that rank's alone
   }
 }

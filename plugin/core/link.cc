@@ -287,18 +287,16 @@ void Link::CountOpening() const {
 Link::End Link::Watch() {
   const std::shared_ptr<Generation> g = generation_;
   const uint64_t start = NowNs();
-  bool opened = false;
-  daemon_lease_ = {};
+  Lease daemon_lease;
   for (;;) {
     const Gate gate = g->gate();
     const uint64_t now = NowNs();
-    if (!opened && gate.state == GateState::kOpen) {
-      opened = true;
+    if (gate.state == GateState::kOpen) {
       std::lock_guard lock(mutex_);
       CountOpening();
     }
     if (gate.over()) break;
-    const bool opening = !opened && now - start < kOpeningWatchNs;
+    const bool opening = gate.state == GateState::kClosed && now - start < kOpeningWatchNs;
     if (Wait(true, now + (opening ? kOpeningPeriodNs : kHeartbeatNs))) {
       if (stopping()) {
         SendMessage(socket_.get(), ultraep::Leave());
@@ -313,7 +311,7 @@ Link::End Link::Watch() {
       }
     }
     const uint64_t beat = g->boards.plan().heartbeat.value.load(std::memory_order_relaxed);
-    if (daemon_lease_.Expired(beat, NowNs(), g->lease_ns)) {
+    if (daemon_lease.Expired(beat, NowNs(), g->lease_ns)) {
       g->orphaned = true;
       g->End();
       NoteOver();

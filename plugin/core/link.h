@@ -61,7 +61,6 @@ class Link {
   Steps* steps_ = nullptr;
   Descriptor stop_, socket_;
   uint64_t beaten_ns_ = 0;
-  Lease daemon_lease_;
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::shared_ptr<Generation> generation_;

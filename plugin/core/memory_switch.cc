@@ -9,20 +9,18 @@ void MemorySwitch::Add(std::shared_ptr<Generation> generation) {
   later_.push_back(std::move(generation));
 }
 
-void MemorySwitch::Load(uint64_t sequence) {
+std::shared_ptr<Generation> MemorySwitch::Load(uint64_t sequence) {
   std::lock_guard lock(mutex_);
   for (size_t i = later_.size(); i-- > 0;) {
     const Gate gate = later_[i]->gate();
-    if (gate.state == GateState::kDead) {  // never named a first step, never will
-      left_behind_.push_back(std::move(later_[i]));
-      later_.erase(later_.begin() + ptrdiff_t(i));
-    } else if (gate.state != GateState::kClosed && gate.value <= sequence) {
-      left_behind_.push_back(std::exchange(current_, later_[i]));
-      for (size_t k = 0; k < i; ++k) left_behind_.push_back(std::move(later_[k]));
-      later_.erase(later_.begin(), later_.begin() + ptrdiff_t(i) + 1);
-      return;
-    }
+    const bool named = gate.state != GateState::kClosed && gate.state != GateState::kDead;
+    if (!named || gate.value > sequence) continue;
+    left_behind_.push_back(std::exchange(current_, later_[i]));
+    for (size_t k = 0; k < i; ++k) left_behind_.push_back(std::move(later_[k]));
+    later_.erase(later_.begin(), later_.begin() + ptrdiff_t(i) + 1);
+    break;
   }
+  return current_;
 }
 
 std::shared_ptr<Generation> MemorySwitch::current() const {

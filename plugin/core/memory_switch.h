@@ -17,13 +17,14 @@ class MemorySwitch {
  public:
   // The rank belongs to it from now on.
   void Add(std::shared_ptr<Generation> generation);
-  // load(s) has passed the gate: operations issued from now on use current().
-  void Load(uint64_t sequence);
+  // load(s) has passed the gate: operations issued from now on use what it returns, current().
+  std::shared_ptr<Generation> Load(uint64_t sequence);
   // Null before the first switch.
   std::shared_ptr<Generation> current() const;
   // Those whose memory may still be used, oldest first.
   std::vector<std::shared_ptr<Generation>> held() const;
-  // Unmaps what is left behind: takes long for many GiB, so the link's thread does it.
+  // Unmaps what is left behind or will never be switched to: takes long for many GiB, so the link's
+  // thread does it.
   void FreeLeftBehind();
 
  private:

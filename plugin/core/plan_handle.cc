@@ -139,8 +139,7 @@ Result ultraep_plan::Release(uint64_t timeout_ns) {
   if (!now.stream) return Ok();
   Result result = now.generation->streamer->Release(now.stream.get(), timeout_ns);
   if (result.status == ULTRAEP_TIMEOUT) return result;
-  StreamTally tally;
-  now.generation->streamer->Tally(*now.stream, &tally);
+  const StreamTally tally = now.generation->streamer->Tally(*now.stream);
   std::lock_guard lock(mutex_);
   tally_ = tally;
   operation_ = {};  // a plan that is kept for backward pins no slots

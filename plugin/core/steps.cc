@@ -78,8 +78,8 @@ Result Steps::Submit(uint64_t sequence, uint32_t layer, uint32_t microbatch, con
                    " to be resolved first: window is " + std::to_string(config_.window));
   // A PLAN for this step needs this rank's row, so a caller that gives up here misses none.
   std::shared_ptr<Generation> admitted = Admit(sequence);
-  memory_->Load(sequence);
-  if (TellFailure(generation_) || TellFailure(memory_->current()))
+  const std::shared_ptr<Generation> in_use = memory_->Load(sequence);
+  if (TellFailure(generation_) || TellFailure(in_use))
     return Failed(Step(sequence) +
                   ": a rank could not follow an earlier plan, the generation has failed; nothing "
                   "was submitted, the call may be repeated");

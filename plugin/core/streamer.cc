@@ -88,7 +88,6 @@ Result Streamer::Start(const RecordedPlan& plan, bool restore, uint32_t set,
     return Invalid("slot_set is " + std::to_string(set) + ", the group has " +
                    std::to_string(uses_.size()));
   auto stream = std::make_shared<Stream>();
-  stream->restore = restore;
   stream->replicas = plan.replicas;
   const uint64_t shards = generation_->layout.config.shard_count;
   stream->mains.assign(mains, mains + plan.shape.experts_per_rank() * shards);
@@ -230,9 +229,9 @@ Result Streamer::Release(Stream* stream, uint64_t timeout_ns) {
   return Ok();
 }
 
-void Streamer::Tally(const Stream& stream, StreamTally* tally) {
+StreamTally Streamer::Tally(const Stream& stream) {
   std::lock_guard lock(mutex_);
-  *tally = stream.tally;
+  return stream.tally;
 }
 
 }  // namespace ultraep

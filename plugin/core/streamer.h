@@ -23,7 +23,6 @@ namespace ultraep {
 // One stream as this rank sees it; kept by its plan and by the stream thread.
 struct Stream {
   StreamOperation operation;
-  bool restore = false;
   std::vector<Replica> replicas;
   std::vector<const void*> mains;
   StreamTally tally;
@@ -52,7 +51,7 @@ class Streamer {
   // under way would land in the next operation. Then the slot set is free for the next one.
   Result Release(Stream* stream, uint64_t timeout_ns);
   // What this rank sent; complete once released.
-  void Tally(const Stream& stream, StreamTally* tally);
+  StreamTally Tally(const Stream& stream);
 
  private:
   class Waits;

@@ -8,14 +8,9 @@
 
 #include "daemon/planner/solve_plan.h"
 #include "plugin/api/ultraep.h"
+#include "tests/support/random.h"
 
 namespace ultraep::test {
-
-inline uint64_t Mix(uint64_t z) {  // SplitMix64's output function
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  return z ^ (z >> 31);
-}
 
 // Of a group; two chunks in a large shard.
 struct LoopConfig {

@@ -17,14 +17,13 @@
 #include <cstdint>
 #include <string>
 
+#include "gate.h"
 #include "search.h"
 
 namespace ultraep::model {
 
 constexpr int kMaxRanks = 3, kMaxWindow = 2, kMaxSteps = 5, kMaxBoards = 3;
 
-enum Gate : uint8_t { kClosed, kOpen, kEnded, kFailed, kDead };
-enum Value : uint8_t { kNone, kPlan, kFallback };
 enum Life : uint8_t { kRuns, kStopped, kCrashed };
 enum Member : uint8_t { kOutside, kMapped, kRaised, kMember, kReady };
 // clang-format off
@@ -45,14 +44,7 @@ constexpr const char* kFaultText[] = {
     "PLAN of a generation whose memory the rank does not use",
     "FAILED is lost: a rank goes on without having reported it"};
 
-struct Word {
-  uint8_t tag;
-  Value value;
-};
-
-struct Board {
-  Gate gate;
-  uint8_t first;  // n while CLOSED, then s0
+struct Board : GateWord {
   Word words[2 * kMaxWindow];
   uint8_t collected[kMaxWindow], record[kMaxWindow][2];
   uint8_t stamp[kMaxRanks][kMaxWindow], row[kMaxRanks][kMaxWindow];
@@ -162,19 +154,11 @@ struct GenerationBoard {
     return false;
   }
 
-  static bool Over(const Board& board) { return board.gate > kOpen; }
   static bool Named(const Board& board) { return board.gate > kClosed && board.gate < kDead; }
-  static bool InForce(const Board& board, int s) { return board.gate == kOpen && s >= board.first; }
   // A new process that has nothing to do with the board: its predecessor was ready there, and the
   // generation ends as soon as anybody sees it gone.
   static bool Stranger(const Rank& rank, int board) {
     return rank.memory == kNoMemory && rank.board != board && rank.joining != board;
-  }
-  static void End(Board& board) {
-    if (!Over(board)) board.gate = board.gate == kClosed ? kDead : kEnded;
-  }
-  static void Raise(Board& board, uint8_t to) {
-    if (board.gate == kClosed) board.first = std::max(board.first, to);
   }
   bool Propose(Board& board, int step, Value value) const {
     Word& word = board.words[step % (2 * window)];

@@ -14,14 +14,13 @@
 #include <cstdint>
 #include <string>
 
+#include "gate.h"
 #include "search.h"
 
 namespace ultraep::model {
 
 constexpr int kMaxRanks = 4, kMaxWindow = 2, kMaxSteps = 6;
 
-enum Gate : uint8_t { kClosed, kOpen, kEnded, kFailed, kDead };
-enum Value : uint8_t { kNone, kPlan, kFallback, kFailedWord };
 enum Member : uint8_t { kOutside, kMapped, kAttached, kReady, kGone, kCrashed };
 // clang-format off
 enum Stage : uint8_t {
@@ -34,14 +33,7 @@ constexpr const char* kFaultText[] = {
     nullptr, "PLAN from a torn or overwritten row", "a torn or overwritten record is used",
     "a live rank finds its word lapped", "FAILED is lost: the step's word is used again"};
 
-struct Word {
-  uint8_t tag;
-  Value value;
-};
-
-struct Board {
-  Gate gate;
-  uint8_t first;  // n while CLOSED, then s0
+struct Board : GateWord {
   Word words[2 * kMaxWindow];
   uint8_t collected[kMaxWindow], record[kMaxWindow][2];
   uint8_t stamp[kMaxRanks][kMaxWindow], row[kMaxRanks][kMaxWindow][2];
@@ -118,12 +110,6 @@ struct VerdictBoard {
     return true;
   }
 
-  static bool Over(const Board& board) { return board.gate > kOpen; }
-  static bool InForce(const Board& board, int s) { return board.gate == kOpen && s >= board.first; }
-  static void End(Board& board) { board.gate = board.gate == kClosed ? kDead : kEnded; }
-  static void Raise(Board& board, uint8_t to) {
-    if (board.gate == kClosed) board.first = std::max(board.first, to);
-  }
   int Ring() const { return short_ring ? window : 2 * window; }
   bool Propose(Board& board, int step, Value value) const {
     Word& word = board.words[step % Ring()];

@@ -16,18 +16,17 @@ class Daemon:
         self.directory = tempfile.mkdtemp(prefix="ultraep-test-")
         self.socket = os.path.join(self.directory, "ultraepd.sock")
         self.log = open(os.path.join(self.directory, "ultraepd.log"), "w+")
-        self.process = subprocess.Popen(
-            [os.path.join(bin_dir, "ultraepd"), "--socket", self.socket, *flags], stderr=self.log,
-            **popen)
+        self.command = [os.path.join(bin_dir, "ultraepd"), "--socket", self.socket, *flags]
+        self.popen = popen
         try:
-            wait_until(lambda: self.status() is not None, 20, "the daemon answers")
+            self.restart()
         except BaseException:
             self.close()
             raise
 
     def restart(self):
-        """After its end: the same command once more."""
-        self.process = subprocess.Popen(self.process.args, stderr=self.log)
+        """Starts it, or after its end the same once more."""
+        self.process = subprocess.Popen(self.command, stderr=self.log, **self.popen)
         wait_until(lambda: self.status() is not None, 20, "the daemon answers")
 
     def status(self):

@@ -42,9 +42,6 @@ struct Barrier {
 
 // Sleeps on a word that other processes change, at most 100 ms: a wake that gets lost with its
 // sender costs this much, never the run.
-void SleepWhile(const std::atomic<uint32_t>& word, uint32_t value, uint64_t longest_ns);
-void WakeSleepers(const std::atomic<uint32_t>& word);
-
-uint64_t MonotonicNs();
+void SleepWhile(const Pulse& pulse, uint32_t value, uint64_t longest_ns);
 
 }  // namespace ultraep::replay

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "plugin/examples/replay/barrier.h"
+#include "protocol/transport/waiting.h"
 
 namespace ultraep::replay {
 namespace {
@@ -35,12 +35,12 @@ void CopySampler::Copy(const float* from, uint64_t bytes) {
 }
 
 uint64_t CopySampler::KilobytesPerSecond(const std::vector<ExpertWeights>& experts) {
-  const uint64_t start = MonotonicNs();
+  const uint64_t start = NowNs();
   for (const ExpertWeights& expert : experts) {
     Copy(expert.up, up_bytes_);
     Copy(expert.down, down_bytes_);
   }
-  const uint64_t ns = std::max<uint64_t>(MonotonicNs() - start, 1);
+  const uint64_t ns = std::max<uint64_t>(NowNs() - start, 1);
   return experts.size() * (up_bytes_ + down_bytes_) * 1'000'000 / ns;
 }
 

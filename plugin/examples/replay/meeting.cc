@@ -1,25 +1,27 @@
 #include "plugin/examples/replay/meeting.h"
 
+#include "protocol/transport/waiting.h"
+
 namespace ultraep::replay {
 
 void Meeting::Interrupt(uint32_t running) {
   if (running % 2 == 0)
     epoch.count.compare_exchange_strong(running, running + 1, std::memory_order_acq_rel);
   barrier.WakeAll();
-  WakeSleepers(epoch.count);
+  WakeAll(epoch);
 }
 
 void Meeting::End() {
   epoch.count.store(kEnd, std::memory_order_release);
   barrier.WakeAll();
-  WakeSleepers(epoch.count);
+  WakeAll(epoch);
 }
 
 bool Meeting::Attend(uint32_t rank, uint32_t odd) {
   if (odd == kEnd) return false;
   came[rank].count.store(odd, std::memory_order_release);
   while (epoch.count.load(std::memory_order_acquire) == odd)
-    SleepWhile(epoch.count, odd, UINT64_MAX);
+    SleepWhile(epoch, odd, UINT64_MAX);
   return epoch.count.load(std::memory_order_acquire) != kEnd;
 }
 
@@ -34,7 +36,7 @@ void Meeting::Open(uint64_t sequence) {
   uint32_t odd = epoch.count.load(std::memory_order_relaxed);
   if (!Interrupted(odd)) return;  // a rank has ended the run
   epoch.count.compare_exchange_strong(odd, odd + 1, std::memory_order_acq_rel);
-  WakeSleepers(epoch.count);
+  WakeAll(epoch);
 }
 
 }  // namespace ultraep::replay

@@ -10,6 +10,7 @@
 #include "plugin/api/ultraep.h"
 #include "plugin/examples/replay/copy_sampler.h"
 #include "plugin/examples/replay/model_step.h"
+#include "protocol/transport/waiting.h"
 
 namespace ultraep::replay {
 namespace {
@@ -81,7 +82,7 @@ class RankProcess {
     if (IdFault fault = CountLoad(ids_.data(), ids_.size(), options_.shape.experts, row_.data()))
       return Broken(fault.text(options_.shape.experts));
     model_.Begin(sequence_, layer, ids_);
-    record_->note.submit_ns = MonotonicNs();
+    record_->note.submit_ns = NowNs();
     const auto submit = [&] {
       return ultraep_submit_load(client_, sequence_, layer, static_cast<uint32_t>(step),
                                  row_.data(), options_.shape.experts);
@@ -97,7 +98,7 @@ class RankProcess {
   bool Resolve() {
     ultraep_plan* plan = nullptr;
     if (!Check(ultraep_await_verdict(client_, sequence_, -1, &plan))) return false;
-    verdict_ns_ = MonotonicNs();
+    verdict_ns_ = NowNs();
     plan_.reset(plan);
     if (!Check(ultraep_plan_get_info(plan, &info_))) return false;
     record_->note.verdict = info_.verdict;
@@ -284,12 +285,12 @@ bool RankProcess::Join() {
 
 // As ultraep_join with a timeout would, but an interruption ends it.
 void RankProcess::AwaitGroup() {
-  const uint64_t deadline = MonotonicNs() + options_.join_timeout_s * kSecond;
+  const uint64_t deadline = NowNs() + options_.join_timeout_s * kSecond;
   ultraep_client_info info = {};
   while (meeting_->epoch.count.load(std::memory_order_acquire) == epoch_) {
     if (ultraep_client_state(client_, &info) != ULTRAEP_OK || info.phase == ULTRAEP_OPEN) return;
-    if (info.phase == ULTRAEP_REFUSED_JOIN || MonotonicNs() >= deadline) break;
-    SleepWhile(meeting_->epoch.count, epoch_, kJoinPollNs);
+    if (info.phase == ULTRAEP_REFUSED_JOIN || NowNs() >= deadline) break;
+    SleepWhile(meeting_->epoch, epoch_, kJoinPollNs);
   }
   if (rank_ == 0)
     std::fprintf(stderr, "ultraep-replay: warning: going on without plans: %s\n", info.text);

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "plugin/examples/replay/rank_process.h"
+#include "protocol/transport/waiting.h"
 
 namespace ultraep::replay {
 namespace {
@@ -40,7 +41,7 @@ class Supervisor {
 
   RunOutcome Run() {
     for (uint32_t r = 0; r < options_.shape.ranks && !aborted_ns_; ++r) Start(r);
-    next_progress_ns_ = MonotonicNs() + (terminal_ ? 0 : kLogPeriodNs);
+    next_progress_ns_ = NowNs() + (terminal_ ? 0 : kLogPeriodNs);
     const timespec tick = {0, long(options_.respawn ? kMeetingPeriodNs : kTerminalPeriodNs)};
     while (alive_) {
       const int signal = sigtimedwait(&signals_, nullptr, &tick);
@@ -48,7 +49,7 @@ class Supervisor {
       Reap();
       HoldMeeting();
       ShowProgress();
-      if (aborted_ns_ && MonotonicNs() - aborted_ns_ > step_timeout_ns_ + kGraceNs) KillAll();
+      if (aborted_ns_ && NowNs() - aborted_ns_ > step_timeout_ns_ + kGraceNs) KillAll();
     }
     CountSteps(outcome_.failed);
     if (terminal_) std::fprintf(stderr, "\r\033[K");
@@ -89,7 +90,7 @@ class Supervisor {
   }
 
   void Abort() {
-    if (!aborted_ns_) aborted_ns_ = MonotonicNs();
+    if (!aborted_ns_) aborted_ns_ = NowNs();
     meeting_->End();
   }
 
@@ -105,7 +106,7 @@ class Supervisor {
       if (children_[r] == 0 || waitpid(children_[r], &status, WNOHANG) != children_[r]) continue;
       children_[r] = 0;
       --alive_;
-      outcome_.last_stop_ns = MonotonicNs();
+      outcome_.last_stop_ns = NowNs();
       if (WIFSIGNALED(status) && options_.respawn && !aborted_ns_) {
         Respawn(r);
         continue;
@@ -140,7 +141,7 @@ class Supervisor {
   // While the run is interrupted: lets it go on once all ranks have come.
   void HoldMeeting() {
     if (!Meeting::Interrupted(meeting_->epoch.count.load())) return;
-    const uint64_t now = MonotonicNs();
+    const uint64_t now = NowNs();
     if (!meeting_ns_) meeting_ns_ = now;
     std::string missing;
     for (uint32_t r = 0; r < children_.size(); ++r) {
@@ -179,7 +180,7 @@ class Supervisor {
   }
 
   void ShowProgress() {
-    const uint64_t now = MonotonicNs();
+    const uint64_t now = NowNs();
     if (now < next_progress_ns_) return;
     next_progress_ns_ = now + (terminal_ ? kTerminalPeriodNs : kLogPeriodNs);
     const RunRecord* run = shared_->run();
