@@ -16,7 +16,8 @@ namespace ultraep::test {
 struct LoopConfig {
   uint32_t ranks = 4, experts = 16, slots = 2, window = 1, slot_sets = 1;
   uint64_t shard_bytes[2] = {1000, 77};
-  // No rank dies in this run: plans are restored while steps are declined, too.
+  // No rank dies in this run, so what one rank holds all do: the last plan kept is restored again and
+  // again, also while steps are declined and the ranks learn of the next generation one by one.
   bool restore_declined = false;
 
   PlanShape shape() const { return {ranks, experts, slots, 0}; }

@@ -18,6 +18,8 @@ namespace {
 constexpr uint64_t kSecondNs = 1'000'000'000;
 // A group plans again long before a step's own deadline, or something is lost.
 constexpr uint64_t kRecoveryNs = kStepTimeoutNs;
+// Of a rank that is merely without a CPU: far shorter than any lease.
+constexpr uint64_t kLongestPauseNs = 10'000'000;
 // A call's own deadline, and what a starved machine may add.
 constexpr uint64_t kCallNs = kStepTimeoutNs + 5 * kSecondNs;
 
@@ -145,6 +147,24 @@ void Fleet::StopRank(uint32_t group, uint32_t rank, bool stop) {
   kill(child.pid, stop ? SIGSTOP : SIGCONT);
 }
 
+void Fleet::PauseSomeRank(uint32_t group) {
+  const uint32_t rank = uint32_t(random_.Below(groups_[group].config.ranks));
+  const pid_t pid = groups_[group].ranks[rank].pid;
+  if (!pid) return;
+  kill(pid, SIGSTOP);
+  pauses_.push_back({group, rank, pid, NowNs() + random_.Below(kLongestPauseNs)});
+}
+
+void Fleet::Resume(uint64_t now) {
+  for (size_t i = pauses_.size(); i-- > 0;) {
+    const Pause& p = pauses_[i];
+    if (now < p.until_ns) continue;
+    if (p.group < groups_.size() && groups_[p.group].ranks[p.rank].pid == p.pid)
+      kill(p.pid, SIGCONT);  // else it is dead and reaped
+    pauses_.erase(pauses_.begin() + ptrdiff_t(i));
+  }
+}
+
 void Fleet::Disturb(uint32_t group, bool loss) {
   state(group).any.Disturb();
   if (loss) state(group).loss.Disturb();
@@ -180,6 +200,7 @@ bool Fleet::AllWell() {
 bool Fleet::Tick() {
   Reap();
   const uint64_t now = NowNs();
+  Resume(now);
   if (now - watched_ns_ > kSecondNs / 10) Watch(now);
   return shared_->violations.load() == 0;
 }

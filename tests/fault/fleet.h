@@ -45,6 +45,8 @@ class Fleet {
   void StartRank(uint32_t group, uint32_t rank, const std::string& point = "", int64_t pass = 0);
   void KillRank(uint32_t group, uint32_t rank);
   void StopRank(uint32_t group, uint32_t rank, bool stop);
+  // A living rank of the group loses its CPU for a few milliseconds, as on a crowded machine.
+  void PauseSomeRank(uint32_t group);
   bool rank_alive(uint32_t group, uint32_t rank) const { return groups_[group].ranks[rank].pid; }
 
   // Before a kill: what happens from now on has a reason.
@@ -66,6 +68,13 @@ class Fleet {
   Random& random() { return random_; }
 
  private:
+  struct Pause {
+    uint32_t group, rank;
+    pid_t pid;
+    uint64_t until_ns;
+  };
+
+  void Resume(uint64_t now);
   void Reap();
   void Watch(uint64_t now);
   void Ended(Child* child, int status, const std::string& who);
@@ -77,6 +86,7 @@ class Fleet {
   Random random_;
   std::string directory_, socket_, phase_;
   std::vector<FleetGroup> groups_;
+  std::vector<Pause> pauses_;
   Child daemon_, reader_;
   uint64_t daemon_started_ns_ = 0, watched_ns_ = 0;
 };

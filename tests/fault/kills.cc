@@ -51,6 +51,7 @@ class RankKiller {
     const uint32_t victims = random().Below(6) ? 1 : 2;
     const uint32_t first = uint32_t(random().Below(ranks));
     fleet_->Disturb(group_, true);
+    if (random().Below(2)) fleet_->PauseSomeRank(group_);
     for (uint32_t i = 0; i < victims; ++i) {
       const uint32_t rank = (first + i * (1 + uint32_t(random().Below(ranks - 1)))) % ranks;
       if (!fleet_->rank_alive(group_, rank)) continue;
@@ -113,7 +114,10 @@ class DaemonKiller {
   Random& random() { return fleet_->random(); }
 
   void Kill(uint64_t now) {
-    for (uint32_t g = 0; g < fleet_->groups().size(); ++g) fleet_->Disturb(g, false);
+    for (uint32_t g = 0; g < fleet_->groups().size(); ++g) {
+      fleet_->Disturb(g, false);
+      if (random().Below(2)) fleet_->PauseSomeRank(g);
+    }
     fleet_->KillDaemon();
     ++totals_->restarts;
     clock_.due_ns = now + random().Below(50 * kMs);

@@ -27,7 +27,7 @@ void Violation(SharedState* shared, const char* format, ...) {
 
 namespace {
 
-constexpr uint64_t kKeepEvery = 16, kKeepAt = 7, kRestoreAfter = 8;
+constexpr uint64_t kKeepEvery = 16, kKeepAt = 7, kRestoreAfter = 8, kRestoreEvery = 4;
 
 class LoopRank {
  public:
@@ -148,12 +148,17 @@ class LoopRank {
     if (outcome == kFellBack || outcome == kDeclined) UseMains(plan, info, step, outcome);
     group_.at(step, task_.rank).held = (step + 1) << 1 | held;
     if (held && step % kKeepEvery == kKeepAt) {
+      if (config_.restore_declined) FreeKept();
       kept_[step] = plan;
     } else {
       Begin(kFree);
       ultraep_plan_free(plan);
     }
-    if (step % kKeepEvery == kKeepAt + kRestoreAfter) RestoreKept(step, outcome);
+    if (config_.restore_declined) {
+      if (step % kRestoreEvery == 0 && !kept_.empty()) Restore(kept_.begin()->second, step);
+    } else if (step % kKeepEvery == kKeepAt + kRestoreAfter) {
+      RestoreKept(step, outcome);
+    }
     Begin(kIdle);
     if (outcome == kPlanned) state_.planned_next = step + 1;
     if (outcome == kDeclined) Pace(step);
@@ -266,10 +271,17 @@ class LoopRank {
       if (taken[layout.replica(r.rank, r.slot)] > r.tokens) Wrong(step, "more tokens than the quota");
   }
 
-  // All ranks come to the same answer. After a PLAN every rank of the step has said of which process
-  // it is and what became of the earlier step. While no rank ever dies, what one rank holds all do.
+  void Restore(ultraep_plan* plan, uint64_t step) {
+    ultraep_plan_info info{};
+    Demand(ultraep_plan_get_info(plan, &info), "get_info");
+    std::vector<ultraep_replica> replicas(info.replica_count);
+    Demand(ultraep_plan_get_replicas(plan, replicas.data(), info.replica_count), "get_replicas");
+    if (Stream(plan, replicas, kRestore, step, step * 2 + 1)) group_.counters.restored.fetch_add(1);
+  }
+
+  // All ranks come to the same answer: after a PLAN every rank of the step has said of which process
+  // it is and what became of the earlier step.
   bool AllHold(uint64_t kept, uint64_t step, Outcome outcome) {
-    if (config_.restore_declined) return true;
     if (outcome != kPlanned) return false;
     for (uint32_t r = 0; r < config_.ranks; ++r)
       if (group_.at(kept, r).held != ((kept + 1) << 1 | 1) || group_.at(step, r).first > kept)
@@ -278,19 +290,16 @@ class LoopRank {
   }
 
   void RestoreKept(uint64_t step, Outcome outcome) {
-    const auto at = kept_.find(step - kRestoreAfter);
-    if (at == kept_.end()) return;
-    ultraep_plan* plan = at->second;
-    if (AllHold(at->first, step, outcome)) {
-      ultraep_plan_info info{};
-      Demand(ultraep_plan_get_info(plan, &info), "get_info");
-      std::vector<ultraep_replica> replicas(info.replica_count);
-      Demand(ultraep_plan_get_replicas(plan, replicas.data(), info.replica_count), "get_replicas");
-      if (Stream(plan, replicas, kRestore, step, step * 2 + 1)) group_.counters.restored.fetch_add(1);
-    }
+    if (kept_.empty()) return;
+    const auto [kept, plan] = *kept_.begin();
+    if (kept == step - kRestoreAfter && AllHold(kept, step, outcome)) Restore(plan, step);
+    FreeKept();
+  }
+
+  void FreeKept() {
     Begin(kFree);
-    ultraep_plan_free(plan);
-    kept_.erase(at);
+    for (const auto& [step, plan] : kept_) ultraep_plan_free(plan);
+    kept_.clear();
   }
 
   // The first rank of a group without a daemon sets the pace, the others catch up.

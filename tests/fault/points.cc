@@ -114,6 +114,7 @@ class PointKiller {
 
 void ReplaceRandomRank(Fleet* fleet, uint32_t group, Totals* totals) {
   const uint32_t rank = uint32_t(fleet->random().Below(fleet->groups()[group].config.ranks));
+  fleet->Disturb(group, true);
   fleet->KillRank(group, rank);
   ++totals->rank_kills;
   fleet->StartRank(group, rank);
@@ -122,7 +123,8 @@ void ReplaceRandomRank(Fleet* fleet, uint32_t group, Totals* totals) {
 
 bool KillDaemonAt(Fleet* fleet, const Job& job, Totals* totals) {
   const uint32_t groups = uint32_t(fleet->groups().size());
-  for (uint32_t g = 0; g < groups; ++g) fleet->Disturb(g, true);
+  // FAILED has no reason unless a rank dies as well.
+  for (uint32_t g = 0; g < groups; ++g) fleet->Disturb(g, false);
   fleet->KillDaemon();
   fleet->StartDaemon(job.point + ":" + std::to_string(job.pass));
   for (uint32_t g = 0; g < groups; ++g) fleet->Expect(g);
