@@ -313,27 +313,31 @@ TEST_F(PacedMembersTest, AFencedConnectionGetsNothingOfTheGenerationAfter) {
   DaemonOptions options = TestDaemon::Defaults();
   options.lease_ns = 1'500'000'000;
   TestDaemon daemon(socket_, options);
-  Descriptor stopped[] = {Enter(0, 2), Enter(1, 2)};  // nobody beats for them
+  auto config = Config(0);
+  config.group_name = "paced";
+  config.experts = 2;
+  config.window = 1;
+  config.shard_count = 0;
+  config.step_timeout_ns = Request(0, 2).config.step_timeout_ns;
+  auto* well = Attach();
+  ASSERT_EQ(ultraep_join(well, &config, 0), ULTRAEP_OK);
+  Descriptor stopped = Enter(1, 2);  // nobody beats for it
   Joined first, second;
   Over over;
-  for (auto& fd : stopped) {
-    ASSERT_TRUE(Await(fd, &first));
-    ASSERT_TRUE(Await(fd, &over)) << "at the lease";
-  }
-  Descriptor now[] = {Enter(0, 2), Enter(1, 2)};
-  for (auto& fd : now) {
-    ASSERT_TRUE(Await(fd, &second));
-    EXPECT_NE(second.generation, first.generation);
-    ASSERT_TRUE(SayReady(fd, second.generation));
-  }
-  Status();
+  ASSERT_TRUE(Await(stopped, &first));
+  ASSERT_TRUE(Await(stopped, &over)) << "at the lease";
+  Descriptor now = Enter(1, 2);
+  ASSERT_TRUE(Await(now, &second));
+  EXPECT_NE(second.generation, first.generation);
+  ASSERT_TRUE(SayReady(now, second.generation));
+  ASSERT_EQ(AwaitPhase(well, ULTRAEP_OPEN), ULTRAEP_OPEN) << text_;
   Packet packet;
-  while (ReceivePacket(stopped[1].get(), MSG_DONTWAIT, &packet) == Receive::kPacket) {
+  while (ReceivePacket(stopped.get(), MSG_DONTWAIT, &packet) == Receive::kPacket) {
     EXPECT_FALSE(As(packet.bytes, packet.size, &second)) << "the place is another's";
   }
-  ASSERT_TRUE(SayReady(stopped[1], first.generation));
-  ASSERT_TRUE(SendMessage(stopped[1].get(), Request(1, 2)));
-  EXPECT_NE(RefusalOf(stopped[1]).find("rank 1 has joined already"), std::string::npos);
+  ASSERT_TRUE(SayReady(stopped, first.generation));
+  ASSERT_TRUE(SendMessage(stopped.get(), Request(1, 2)));
+  EXPECT_NE(RefusalOf(stopped).find("rank 1 has joined already"), std::string::npos);
 }
 
 // Else one who never reads could have any number of descriptors on their way.
@@ -361,6 +365,7 @@ TEST_F(PacedMembersTest, AConnectionCountsUntilItsPeerHasReadOrGoneEvenWhenTheDa
   for (auto& fd : silent) ASSERT_EQ(send(fd.get(), "garbage", 7, MSG_NOSIGNAL), 7);
   EXPECT_EQ(Status().connections, 4u);
   EXPECT_EQ(Status().groups, 0u);
+  EXPECT_EQ(send(silent[2].get(), "", 1, MSG_NOSIGNAL), -1) << "closed for the peer, too";
   Joined joined;
   EXPECT_TRUE(Await(silent[0], &joined)) << "what was sent before can still be read";
   EXPECT_NE(RefusalOf(silent[0]), "") << "and why it was closed";
