@@ -2,6 +2,8 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <thread>
 #include <utility>
 
@@ -11,26 +13,41 @@
 #include "daemon/session/listener.h"
 #include "daemon/session/plan_loop.h"
 #include "daemon/session/waker.h"
+#include "protocol/message.h"
 #include "protocol/version.h"
 
 using namespace ultraep;
 
 namespace {
 
-// A group of 256 ranks passes some 500 descriptors to each of them.
-void RaiseDescriptorLimit() {
+// A connection costs its socket, a pidfd and, when its rank is a group of its own, the group's four.
+// As many may be on their way to a rank that does not read: the kernel lets a user without privileges
+// have no more on their way than one process may have open.
+constexpr uint64_t kDescriptorsPerConnection = 2 + kJoinedDescriptors, kDescriptorsOwn = 32;
+
+// Out of descriptors for one user, out for all: so the limits of connections fit into what there is,
+// and a quarter is always others'.
+void FitDescriptors(DaemonOptions* options) {
   rlimit limit;
   if (getrlimit(RLIMIT_NOFILE, &limit)) return;
   limit.rlim_cur = limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &limit);
+  const uint64_t usable = limit.rlim_cur > kDescriptorsOwn ? limit.rlim_cur - kDescriptorsOwn : 0;
+  const uint64_t fit = std::max<uint64_t>(usable / kDescriptorsPerConnection, 1);
+  if (fit >= options->max_connections) return;
+  options->max_connections = uint32_t(fit);
+  options->uid_connections =
+      std::min(options->uid_connections, uint32_t(std::max<uint64_t>(fit * 3 / 4, 1)));
+  LogWarning("RLIMIT_NOFILE is %d: at most %d connections, %d of one user; raise LimitNOFILE",
+             limit.rlim_cur, options->max_connections, options->uid_connections);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const DaemonOptions options = ParseOptions(argc, argv);
+  DaemonOptions options = ParseOptions(argc, argv);
   SetLogLevel(options.log_level);
-  RaiseDescriptorLimit();
+  FitDescriptors(&options);
   signal(SIGPIPE, SIG_IGN);  // a closed log must not end the daemon
   sigset_t stop_signals;
   sigemptyset(&stop_signals);

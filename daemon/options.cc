@@ -30,8 +30,11 @@ ABSL_FLAG(
     "is a CPU for it and for every local rank, else 0; spinning costs a CPU while steps run and "
     "saves a wake-up (some 50 us) per step");
 ABSL_FLAG(uint64_t, memory_limit_mib, 0,
-          "most MiB of shared memory for all groups; 0: 80 % of what was available at the start");
-ABSL_FLAG(uint32_t, max_connections, 4096, "most open connections, 1..65536; one per rank");
+          "most MiB of shared memory for all groups; 0: 80 % of what the machine has left, counted "
+          "with what the groups hold, whenever a group wants more");
+ABSL_FLAG(uint32_t, max_connections, 2048,
+          "most open connections, 1..65536, one per rank; RLIMIT_NOFILE must be six times as much, "
+          "or the daemon takes fewer");
 ABSL_FLAG(uint32_t, lease_ms, 5000,
           "milliseconds, 500..3600000: a rank whose heartbeat stands still for so long (stopped, "
           "frozen) is fenced and its group goes on with main copies until it is back; ranks watch "
@@ -97,17 +100,6 @@ void CheckFlagNames(int argc, char** argv) {
   }
 }
 
-uint64_t AvailableMemory() {
-  FILE* file = std::fopen("/proc/meminfo", "re");
-  if (!file) return uint64_t{1} << 40;
-  char line[256];
-  unsigned long long kib = 0;
-  while (std::fgets(line, sizeof line, file))
-    if (std::sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
-  std::fclose(file);
-  return kib * 1024;
-}
-
 LogLevel ParseLevel(const std::string& text) {
   if (text == "debug") return LogLevel::kDebug;
   if (text == "info") return LogLevel::kInfo;
@@ -149,7 +141,6 @@ DaemonOptions ParseOptions(int argc, char** argv) {
   o.epsilon_ppm = uint32_t(std::lround(epsilon * 1e6));
   o.spin_us = InRange<int64_t>("spin_us", absl::GetFlag(FLAGS_spin_us), -1, 1000000);
   o.memory_limit_bytes = BytesOfMib("memory_limit_mib", absl::GetFlag(FLAGS_memory_limit_mib));
-  if (!o.memory_limit_bytes) o.memory_limit_bytes = AvailableMemory() / 10 * 8;
   o.max_connections =
       InRange("max_connections", absl::GetFlag(FLAGS_max_connections), 1u, 65536u);
   o.lease_ns =
@@ -158,7 +149,6 @@ DaemonOptions ParseOptions(int argc, char** argv) {
   o.uid_connections =
       InRange("uid_connections", absl::GetFlag(FLAGS_uid_connections), 1u, 65536u);
   o.uid_memory_limit_bytes = BytesOfMib("uid_memory_mib", absl::GetFlag(FLAGS_uid_memory_mib));
-  if (!o.uid_memory_limit_bytes) o.uid_memory_limit_bytes = o.memory_limit_bytes;
   o.log_level = ParseLevel(absl::GetFlag(FLAGS_log_level));
   return o;
 }

@@ -14,12 +14,12 @@ struct DaemonOptions {
   uint32_t socket_mode;
   uint32_t epsilon_ppm;
   int64_t spin_us;  // < 0: from the number of allowed CPUs
-  uint64_t memory_limit_bytes;
+  uint64_t memory_limit_bytes;  // 0: from what the machine has left
   uint32_t max_connections;
   uint64_t lease_ns;
   uint32_t uid_groups;
   uint32_t uid_connections;
-  uint64_t uid_memory_limit_bytes;
+  uint64_t uid_memory_limit_bytes;  // 0: none of its own
   LogLevel log_level;
 };
 

@@ -1,5 +1,5 @@
-// Where everything lies in a group's shared memory: rank boards, plan board, slots; the verdict
-// board has its own file. Offsets are computed here and nowhere else.
+// Where everything lies in a group's shared memory: rank boards, plan board, slots; what the verdict
+// board holds stands in verdict_board.h. Offsets are computed here and nowhere else.
 #pragma once
 
 #include <cstddef>
@@ -106,6 +106,14 @@ static_assert(sizeof(SlotBoard) == 512 && alignof(SlotBoard) == kLine, "bump kLa
 // us.
 inline constexpr uint64_t kChunkBytes = 256 * 1024;
 
+// The files (sealed memfds) that hold a generation's segments, in the order of their descriptors.
+// Three, however many ranks there are: the kernel limits how many descriptors one user may have on
+// their way in sockets, and whoever does not read his must not stop others.
+enum class SegmentFile : uint32_t { kPlan = 0, kBoards = 1, kSlots = 2 };
+inline constexpr uint32_t kSegmentFiles = 3;
+// Where a segment may begin in its file: a page of every supported machine.
+inline constexpr uint64_t kSegmentAlign = 65536;
+
 // All offsets of a group's segments.
 class GroupLayout {
  public:
@@ -143,10 +151,39 @@ class GroupLayout {
     }
     return 0;
   }
+  static SegmentFile file(SegmentKind kind) {
+    if (kind == SegmentKind::kPlanBoard) return SegmentFile::kPlan;
+    return kind == SegmentKind::kSlots ? SegmentFile::kSlots : SegmentFile::kBoards;
+  }
+  // Of the segment in its file; rank: 0 for a segment of the whole group.
+  uint64_t offset(SegmentKind kind, uint32_t rank) const {
+    const uint64_t before =
+        kind == SegmentKind::kRankBoard ? RoundUp(verdict_board_bytes, kSegmentAlign) : 0;
+    return before + RoundUp(bytes(kind), kSegmentAlign) * rank;
+  }
+  uint64_t file_bytes(SegmentFile file) const {
+    switch (file) {
+      case SegmentFile::kPlan:
+        return RoundUp(plan_board_bytes, kSegmentAlign);
+      case SegmentFile::kBoards:
+        return offset(SegmentKind::kRankBoard, config.ranks);
+      case SegmentFile::kSlots:
+        return offset(SegmentKind::kSlots, config.ranks);
+    }
+    return 0;
+  }
+  // Calls f(kind, rank) for every segment of the group.
+  template <class F>
+  void ForEachSegment(F f) const {
+    f(SegmentKind::kPlanBoard, 0u);
+    f(SegmentKind::kVerdictBoard, 0u);
+    for (uint32_t r = 0; r < config.ranks; ++r) f(SegmentKind::kRankBoard, r);
+    for (uint32_t r = 0; r < config.ranks; ++r) f(SegmentKind::kSlots, r);
+  }
   // What all ranks of the group need together.
   uint64_t total_bytes() const {
-    return (rank_board_bytes + slot_board_bytes) * config.ranks + plan_board_bytes +
-           verdict_board_bytes;
+    return file_bytes(SegmentFile::kPlan) + file_bytes(SegmentFile::kBoards) +
+           file_bytes(SegmentFile::kSlots);
   }
   SegmentHeader Header(SegmentKind kind, uint32_t rank, uint64_t generation) const {
     SegmentHeader h;
@@ -186,6 +223,24 @@ struct Boards {
   std::vector<unsigned char*> slot_base;  // [ranks]; empty in the daemon
   unsigned char* plan_base = nullptr;
   unsigned char* verdict_base = nullptr;
+
+  // The next segment of this kind: ranks in their order.
+  void Place(SegmentKind kind, unsigned char* base) {
+    switch (kind) {
+      case SegmentKind::kPlanBoard:
+        plan_base = base;
+        break;
+      case SegmentKind::kVerdictBoard:
+        verdict_base = base;
+        break;
+      case SegmentKind::kRankBoard:
+        rank_base.push_back(base);
+        break;
+      case SegmentKind::kSlots:
+        slot_base.push_back(base);
+        break;
+    }
+  }
 
   RankBoard& rank(uint32_t r) const { return *reinterpret_cast<RankBoard*>(rank_base[r]); }
   PlanBoard& plan() const { return *reinterpret_cast<PlanBoard*>(plan_base); }

@@ -5,9 +5,10 @@
 //     Hello(role, version)      ->
 //                               <-      Welcome | Refused
 //     Join(config, rank)        ->
-//                               <-      Joined(generation), Segments(...fds)... | Refused
+//                               <-      Joined(generation, fds) | Refused
 //                                       (once every rank of the group has asked)
-//     Ready                     ->      (mapped, gate raised, steps go through the gate)
+//     Ready                     ->      (mapped, gate raised, steps go through the gate; the answer
+//                                       to every Joined, before any other Join)
 //                               <-      Over(generation)   (a member is gone, left or fenced)
 //     Join(config, rank)        ->      (again, for the next generation)
 //     Leave                     ->      (or the connection closes: member gone)
@@ -31,14 +32,13 @@ enum class MessageType : uint16_t {
   kRefused = 3,
   kJoin = 4,
   kJoined = 5,
-  kSegments = 6,
-  kReady = 7,
-  kLeave = 8,
-  kStatusRequest = 9,
-  kStatusDaemon = 10,
-  kStatusGroup = 11,
-  kStatusEnd = 12,
-  kOver = 13,
+  kReady = 6,
+  kLeave = 7,
+  kStatusRequest = 8,
+  kStatusDaemon = 9,
+  kStatusGroup = 10,
+  kStatusEnd = 11,
+  kOver = 12,
 };
 
 //    0       4         6      8      12     16
@@ -103,35 +103,20 @@ struct Join {
 };
 static_assert(sizeof(Join) == 240 && alignof(Join) == 8 && offsetof(Join, rank) == 216, "bump kLayoutVersion");
 
-// head 16 | generation 8 | segments 4 | zero 4 | lease_ns 8                       40
+// Doorbell eventfd, then the files of the segments (SegmentFile in boards.h).
+inline constexpr uint32_t kJoinedDescriptors = 4;
+
+// head 16 | generation 8 | lease_ns 8                                             32
 // lease_ns: a heartbeat that stands still for so long is a wedged process; for both sides.
-// `segments` descriptors follow in Segments messages: doorbell eventfd, plan board, verdict board,
-// rank boards [ranks], slots [ranks].
+// kJoinedDescriptors travel with it.
 struct Joined {
   static constexpr MessageType kType = MessageType::kJoined;
-  MessageHead head = HeadOf(kType, 40);
+  MessageHead head = HeadOf(kType, 32);
   uint64_t generation = 0;
-  uint32_t segments = 0;
-  uint32_t zero = 0;
   uint64_t lease_ns = 0;
 };
-static_assert(offsetof(Joined, lease_ns) == 32, "bump kLayoutVersion");
-static_assert(sizeof(Joined) == 40 && alignof(Joined) == 8, "bump kLayoutVersion");
-
-// The kernel takes 253 descriptors per message; 64 keeps a message's descriptors well below the
-// default limit of 1024 open files.
-inline constexpr uint32_t kDescriptorsPerMessage = 64;
-
-// head 16 | first 4 | count 4                                                     24
-struct Segments {
-  static constexpr MessageType kType = MessageType::kSegments;
-  MessageHead head = HeadOf(kType, 24);
-  uint32_t first = 0;
-  uint32_t count = 0;
-};
-static_assert(sizeof(Segments) == 24 && alignof(Segments) == 4, "bump kLayoutVersion");
-
-inline uint32_t SegmentCount(uint32_t ranks) { return 3 + 2 * ranks; }
+static_assert(offsetof(Joined, lease_ns) == 24, "bump kLayoutVersion");
+static_assert(sizeof(Joined) == 32 && alignof(Joined) == 8, "bump kLayoutVersion");
 
 // head 16 | generation 8                                                          24
 struct Ready {

@@ -16,23 +16,22 @@ namespace ultraep {
 // of memory is a refused join and never a SIGBUS in a step.
 class GroupMemory {
  public:
-  // Empty on success, else which segment and why.
+  // Empty on success, else which file and why.
   std::string Create(const GroupLayout& layout, uint64_t generation);
 
   // Where the daemon sees the boards. Rank boards are mapped read-only, slots not at all.
   const Boards& boards() const { return boards_; }
-  // Descriptors in the order of protocol/message.h, after the doorbell: plan board, verdict board,
-  // rank boards, slots.
-  const std::vector<Descriptor>& segments() const { return segments_; }
+  // [kSegmentFiles]
+  const std::vector<Descriptor>& files() const { return files_; }
   // What is mapped here stays mapped.
-  void CloseSegments() { segments_.clear(); }
+  void CloseFiles() { files_.clear(); }
 
  private:
-  std::string Add(const SegmentHeader& header, Mapping* mapping, bool writable);
+  std::string Allocate(const GroupLayout& layout);
+  std::string Map(const GroupLayout& layout, SegmentKind kind, uint32_t rank);
 
-  std::vector<Descriptor> segments_;
-  Mapping plan_, verdict_;
-  std::vector<Mapping> ranks_;
+  std::vector<Descriptor> files_;
+  std::vector<Mapping> mappings_;
   Boards boards_;
 };
 

@@ -1,8 +1,10 @@
 #include "daemon/session/attach_server.h"
 
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -24,6 +26,12 @@ constexpr uint64_t kListener = 0, kStop = 1;
 // A connection's pidfd has its id with this bit.
 constexpr uint64_t kPidfdBit = uint64_t{1} << 63;
 
+// Is something on its way that the peer has not read? A closed peer has nothing.
+bool Unread(int socket) {
+  int bytes = 0;
+  return ioctl(socket, SIOCOUTQ, &bytes) == 0 && bytes > 0;
+}
+
 }  // namespace
 
 struct AttachServer::Connection {
@@ -33,6 +41,11 @@ struct AttachServer::Connection {
   uid_t uid = 0;
   pid_t pid = 0;  // a label; 0 across PID namespaces
   bool greeted = false;
+  // The generation whose descriptors were sent and not yet answered by Ready; 0: none. The kernel
+  // counts descriptors on their way against the daemon's user, so no connection has more than one
+  // Joined unread, also while it is closed: what counts against its user is its connection.
+  uint64_t unanswered = 0;
+  bool draining = false;
   std::shared_ptr<Group> group;
   uint32_t rank = 0;
 };
@@ -65,7 +78,7 @@ void AttachServer::Stop() {
 }
 
 void AttachServer::Run() {
-  while (Serve(groups_.empty() ? -1 : int(kHeartbeatNs / 1'000'000))) {
+  while (Serve(groups_.empty() && !draining_ ? -1 : int(kHeartbeatNs / 1'000'000))) {
   }
   groups_.EndAll();
 }
@@ -90,7 +103,9 @@ bool AttachServer::Serve(int timeout_ms) {
     Close(id);
   }
   const uint64_t now = NowNs();
-  if (now - leases_checked_ns_ >= kHeartbeatNs) CheckLeases(now);
+  if (now - leases_checked_ns_ < kHeartbeatNs) return true;
+  CheckLeases(now);
+  if (draining_) CloseDrained();
   return true;
 }
 
@@ -185,6 +200,7 @@ bool AttachServer::Handle(Connection* connection, const Packet& packet) {
 
 bool AttachServer::HandleReady(Connection* connection, const Ready& ready) {
   Group* group = connection->group.get();
+  if (ready.generation == connection->unanswered) connection->unanswered = 0;
   if (!group || !group->Ready(connection->id, connection->rank, ready.generation))
     return Refuse(connection, "Ready for a generation of which it is no member; join again",
                   /*retry=*/true);
@@ -201,6 +217,8 @@ bool AttachServer::HandleJoin(Connection* connection, const Join& join) {
     return Refuse(connection, "this connection is rank " + std::to_string(connection->rank) +
                                   " of group " + connection->group->key().name +
                                   ", it cannot join as another one");
+  if (connection->unanswered)
+    return Refuse(connection, "Join before Ready for the generation that this connection got last");
   Refusal refusal;
   std::shared_ptr<Group> group = groups_.Join(connection->id, connection->uid, join, &refusal);
   if (!group) return Refuse(connection, refusal);
@@ -222,10 +240,23 @@ void AttachServer::BeginGeneration(const std::shared_ptr<Group>& group) {
   if (!began && refusal.text.empty()) return;
   for (auto& [id, connection] : connections_) {
     if (connection->group != group || !group->Owns(id, connection->rank)) continue;
-    if (began ? !group->generation()->SendSegments(connection->socket.get(), options_.lease_ns)
-              : !Refuse(connection.get(), refusal))
+    if (!(began ? SendGeneration(connection.get()) : Refuse(connection.get(), refusal)))
       doomed_.push_back(id);
   }
+}
+
+bool AttachServer::SendGeneration(Connection* connection) {
+  const Group& group = *connection->group;
+  if (group.generation()->SendTo(connection->socket.get(), options_.lease_ns)) {
+    connection->unanswered = group.generation()->id();
+    return true;
+  }
+  const int why = errno;
+  return Refuse(connection,
+                "group " + group.key().name + ": the generation's memory cannot be passed to rank " +
+                    std::to_string(connection->rank) + ": " + std::strerror(why) +
+                    (why == ETOOMANYREFS ? "; raise the daemon's LimitNOFILE" : ""),
+                /*retry=*/true);
 }
 
 void AttachServer::CheckLeases(uint64_t now) {
@@ -293,9 +324,25 @@ void AttachServer::LeaveGroup(Connection* connection, MemberState how) {
 
 void AttachServer::Close(uint64_t id) {
   auto at = connections_.find(id);
-  if (at == connections_.end()) return;
-  LeaveGroup(at->second.get(), MemberState::kGone);
-  connections_.erase(at);
+  if (at == connections_.end() || at->second->draining) return;
+  Connection& connection = *at->second;
+  LeaveGroup(&connection, MemberState::kGone);
+  if (!connection.unanswered || !Unread(connection.socket.get())) {
+    connections_.erase(at);
+    return;
+  }
+  // Closing would not take back the descriptors on their way to a peer that keeps its end.
+  shutdown(connection.socket.get(), SHUT_RDWR);
+  epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), nullptr);
+  connection.pidfd.reset();
+  connection.draining = true;
+  ++draining_;
+}
+
+void AttachServer::CloseDrained() {
+  draining_ -= uint32_t(std::erase_if(connections_, [](const auto& at) {
+    return at.second->draining && !Unread(at.second->socket.get());
+  }));
 }
 
 }  // namespace ultraep

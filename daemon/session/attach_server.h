@@ -42,10 +42,12 @@ class AttachServer {
   bool Refuse(Connection* connection, const std::string& text, bool retry = false);
   bool Refuse(Connection* connection, const Refusal& refusal);
   void BeginGeneration(const std::shared_ptr<Group>& group);
+  bool SendGeneration(Connection* connection);
   void CheckLeases(uint64_t now);
   // To the members' connections: the generation is over.
   void TellOver(const Group& group);
   void Close(uint64_t id);
+  void CloseDrained();
   void LeaveGroup(Connection* connection, MemberState how);
 
   const DaemonOptions options_;
@@ -56,6 +58,7 @@ class AttachServer {
   uint64_t leases_checked_ns_ = 0;
   uint64_t next_id_ = 2;  // 0 is the listener, 1 the stop event
   uint64_t refused_ = 0;
+  uint32_t draining_ = 0;  // connections that are closed but for what their peer has not read
   std::map<uint64_t, std::unique_ptr<Connection>> connections_;
   std::vector<uint64_t> doomed_;  // to be closed at the end of the round
 };

@@ -38,7 +38,6 @@ void Group::Join(uint64_t owner, const ultraep::Join& request) {
       if (m.state == MemberState::kJoined || m.state == MemberState::kReady)
         m.state = MemberState::kAbsent;
     earlier_.push_back(std::exchange(generation_, nullptr));
-    earlier_.back()->Retire();
     if (earlier_.size() > kEarlierKept) earlier_.pop_front();
   }
   members_[request.rank] = {owner, MemberState::kJoined, {}};

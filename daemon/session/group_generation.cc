@@ -3,10 +3,8 @@
 #include <sys/eventfd.h>
 #include <sys/random.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <vector>
 
 #include "protocol/transport/waiting.h"
 
@@ -57,21 +55,13 @@ void GroupGeneration::SetMember(uint32_t rank, MemberState state) {
   ULTRAEP_POINT("member:set");
 }
 
-bool GroupGeneration::SendSegments(int socket, uint64_t lease_ns) const {
-  std::vector<int> descriptors{doorbell_.get()};
-  for (const Descriptor& d : memory_.segments()) descriptors.push_back(d.get());
+bool GroupGeneration::SendTo(int socket, uint64_t lease_ns) const {
+  int descriptors[kJoinedDescriptors] = {doorbell_.get()};
+  for (uint32_t f = 0; f < kSegmentFiles; ++f) descriptors[1 + f] = memory_.files()[f].get();
   Joined joined;
   joined.generation = id_;
-  joined.segments = uint32_t(descriptors.size());
   joined.lease_ns = lease_ns;
-  if (!SendMessage(socket, joined, nullptr, 0, MSG_DONTWAIT)) return false;
-  for (uint32_t first = 0; first < descriptors.size(); first += kDescriptorsPerMessage) {
-    Segments part;
-    part.first = first;
-    part.count = std::min<uint32_t>(kDescriptorsPerMessage, uint32_t(descriptors.size()) - first);
-    if (!SendMessage(socket, part, &descriptors[first], part.count, MSG_DONTWAIT)) return false;
-  }
-  return true;
+  return SendMessage(socket, joined, descriptors, kJoinedDescriptors, MSG_DONTWAIT);
 }
 
 }  // namespace ultraep

@@ -31,11 +31,14 @@ class GroupGeneration {
   // Ends it, so that every open step resolves, and wakes everybody.
   void End();
   void SetMember(uint32_t rank, MemberState state);
-  // Passes doorbell and segments to a member.
-  bool SendSegments(int socket, uint64_t lease_ns) const;
-  // It is over: its slots live on as long as members map them. The boards stay here: members still
-  // look there for who is gone.
-  void Retire() { memory_.CloseSegments(); }
+  // Passes doorbell and segment files to a member: Joined. False with errno set when it cannot.
+  bool SendTo(int socket, uint64_t lease_ns) const;
+  // It is over and no longer planned: gives up its descriptors. Slots live on as long as members map
+  // them; the boards stay here, since members still look there for who is gone.
+  void Retire() {
+    memory_.CloseFiles();
+    doorbell_.reset();
+  }
 
  private:
   explicit GroupGeneration(const GroupConfig& config);

@@ -5,10 +5,17 @@
 #include <string>
 #include <utility>
 
+#include "daemon/memory/system_memory.h"
+
 namespace ultraep {
 namespace {
 
 std::string Mib(uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
+
+uint64_t OrNone(uint64_t limit) { return limit ? limit : UINT64_MAX; }
+
+// Of a machine: not all, frameworks and page cache want theirs.
+uint64_t Usable(uint64_t bytes) { return bytes / 10 * 8; }
 
 }  // namespace
 
@@ -41,7 +48,10 @@ std::shared_ptr<Group> Groups::Join(uint64_t owner, uid_t uid, const ultraep::Jo
   }
   const std::shared_ptr<GroupGeneration> before = group->generation();
   group->Join(owner, request);
-  if (before && group->generation() != before) planner_->Remove(before.get());
+  if (before && group->generation() != before) {
+    planner_->Remove(before.get());
+    before->Retire();
+  }
   return group;
 }
 
@@ -55,11 +65,14 @@ Refusal Groups::CheckNewGroup(uid_t uid, uint64_t bytes) const {
                 " groups, --uid_groups is " + std::to_string(options_.uid_groups),
             true};
   Refusal refusal = CheckMemory(uid, bytes);
-  const uint64_t most = std::min(options_.memory_limit_bytes, options_.uid_memory_limit_bytes);
-  refusal.retry = bytes <= most;
+  const uint64_t most = options_.memory_limit_bytes ? options_.memory_limit_bytes
+                                                    : Usable(ReadSystemMemory().total);
+  refusal.retry = bytes <= std::min(most, OrNone(options_.uid_memory_limit_bytes));
   return refusal;
 }
 
+// Without a limit set, what counts is what is left now: after a restart the ranks still map the slots
+// of the daemon before, and give them back later.
 Refusal Groups::CheckMemory(uid_t uid, uint64_t bytes) const {
   uint64_t all = 0, own = 0;
   for (const auto& [key, group] : groups_) {
@@ -67,15 +80,18 @@ Refusal Groups::CheckMemory(uid_t uid, uint64_t bytes) const {
     own += key.uid == uid ? group->memory_bytes() : 0;
   }
   const auto check = [&](uint64_t used, uint64_t limit, const char* whose, const char* or_else) {
-    if (bytes <= limit - std::min(limit, used)) return Refusal{};
-    return Refusal{"the group needs " + Mib(bytes) + " of shared memory, " +
-                       Mib(limit - std::min(limit, used)) + " are left" + whose +
-                       "; lower slots or slot_sets, " + or_else,
+    const uint64_t left = limit - std::min(limit, used);
+    if (bytes <= left) return Refusal{};
+    return Refusal{"the group needs " + Mib(bytes + (1 << 20) - 1) + " of shared memory, " +
+                       Mib(left) + " are left" + whose + "; lower slots or slot_sets, " + or_else,
                    true};
   };
-  Refusal refusal = check(all, options_.memory_limit_bytes, "", "or raise --memory_limit_mib");
+  const uint64_t limit = options_.memory_limit_bytes
+                             ? options_.memory_limit_bytes
+                             : Usable(ReadSystemMemory().available + all);
+  Refusal refusal = check(all, limit, "", "or raise --memory_limit_mib");
   if (!refusal.text.empty()) return refusal;
-  return check(own, options_.uid_memory_limit_bytes, " to its user",
+  return check(own, OrNone(options_.uid_memory_limit_bytes), " to its user",
                "or raise --uid_memory_mib");
 }
 

@@ -22,9 +22,10 @@
  * streams and restores in the same order.
  *
  * ULTRAEP_FAILED means: a rank could not follow a plan that others follow; treat it like a failed
- * collective. It is reported once per generation. A caller that goes on all the same gets declined
- * steps until the next generation. Calls on one client come from one thread at a time, except
- * ultraep_client_state; plan handles may be used from any thread.
+ * collective. It is reported once per generation, and by every call for a plan or an open step that
+ * the failure has cost. A caller that goes on all the same gets declined steps until the next
+ * generation. Calls on one client come from one thread at a time, except ultraep_client_state; plan
+ * handles may be used from any thread, one operation of a handle by one thread at a time.
  *
  * Units: times in nanoseconds, sizes in bytes. A timeout < 0 means the group's step_timeout.
  * Physical expert ids: rank * (experts / ranks + slots) + local, where local < experts / ranks is a
@@ -198,7 +199,7 @@ ULTRAEP_API ultraep_status ultraep_plan_get_stream_stats(const ultraep_plan* pla
                                                          ultraep_stream_stats* stats);
 
 /* Ends the membership: ends the generation, so that every open step resolves at once, then tells the
- * daemon. The group's other members go on without plans. Plans stay valid. */
+ * daemon. The group's other members go on without plans. Plans stay valid, but for new streams. */
 ULTRAEP_API ultraep_status ultraep_leave(ultraep_client* client);
 /* Leaves if need be and frees the client. Plans stay valid until freed. NULL allowed. */
 ULTRAEP_API void ultraep_detach(ultraep_client* client);

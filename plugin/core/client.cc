@@ -135,5 +135,6 @@ Result ultraep_client::Leave() {
   left_ = true;
   steps_->ResolveAll();
   link_.Leave();
+  steps_->memory()->Clear();  // plans that are kept pin no memory
   return Ok();
 }

@@ -21,44 +21,34 @@ Generation::~Generation() {
   streamer.reset();  // its thread uses the mappings
 }
 
-std::string Generation::Add(uint32_t index, Descriptor descriptor) {
-  const uint32_t ranks = layout.config.ranks;
-  if (index == 0) {
-    doorbell = std::move(descriptor);
-    return "";
-  }
-  SegmentKind kind = SegmentKind::kPlanBoard;
-  uint32_t member = 0;
-  if (index == 2) kind = SegmentKind::kVerdictBoard;
-  if (index >= 3) {
-    kind = index < 3 + ranks ? SegmentKind::kRankBoard : SegmentKind::kSlots;
-    member = (index - 3) % ranks;
-  }
+std::string Generation::MapSegment(const std::vector<Descriptor>& files, SegmentKind kind,
+                                   uint32_t member) {
   const bool writable = kind == SegmentKind::kVerdictBoard || kind == SegmentKind::kSlots ||
                         (kind == SegmentKind::kRankBoard && member == rank);
   const SegmentHeader expected = layout.Header(kind, member, id);
   Mapping mapping;
-  std::string wrong = CheckDescriptor(descriptor.get(), expected.bytes);
-  if (wrong.empty()) wrong = mapping.Map(descriptor.get(), expected.bytes, writable);
+  std::string wrong = mapping.Map(files[uint32_t(layout.file(kind))].get(),
+                                  layout.offset(kind, member), expected.bytes, writable);
   if (wrong.empty()) wrong = CheckHeader(mapping.base(), expected);
   if (!wrong.empty()) return wrong;
+  boards.Place(kind, mapping.base());
   mappings_.push_back(std::move(mapping));
-  unsigned char* base = mappings_.back().base();
-  switch (kind) {
-    case SegmentKind::kPlanBoard:
-      boards.plan_base = base;
-      break;
-    case SegmentKind::kVerdictBoard:
-      boards.verdict_base = base;
-      break;
-    case SegmentKind::kRankBoard:
-      boards.rank_base.push_back(base);
-      break;
-    case SegmentKind::kSlots:
-      boards.slot_base.push_back(base);
-      break;
-  }
   return "";
+}
+
+std::string Generation::Map(std::vector<Descriptor> descriptors) {
+  if (descriptors.size() != kJoinedDescriptors)
+    return std::to_string(descriptors.size()) + " descriptors came, expected " +
+           std::to_string(kJoinedDescriptors);
+  doorbell = std::move(descriptors.front());
+  descriptors.erase(descriptors.begin());
+  std::string wrong;
+  for (uint32_t f = 0; f < kSegmentFiles && wrong.empty(); ++f)
+    wrong = CheckDescriptor(descriptors[f].get(), layout.file_bytes(SegmentFile(f)));
+  layout.ForEachSegment([&](SegmentKind kind, uint32_t member) {
+    if (wrong.empty()) wrong = MapSegment(descriptors, kind, member);
+  });
+  return wrong;
 }
 
 void Generation::RingDoorbell() const {

@@ -29,9 +29,8 @@ struct Generation {
   Generation(const GroupConfig& config, uint32_t own_rank, uint64_t number);
   ~Generation();
 
-  // Takes descriptor `index` in the order of protocol/message.h (doorbell first), checks and maps
-  // it. Empty on success.
-  std::string Add(uint32_t index, Descriptor descriptor);
+  // Takes the descriptors of a Joined, checks them, maps every segment. Empty on success.
+  std::string Map(std::vector<Descriptor> descriptors);
 
   // Raises the pulse of the verdict board and wakes whoever sleeps on it.
   void WakeMembers() const { PulseAndWake(boards.pulse()); }
@@ -69,6 +68,8 @@ struct Generation {
   std::atomic<bool> failure_told{false};
 
  private:
+  std::string MapSegment(const std::vector<Descriptor>& files, SegmentKind kind, uint32_t member);
+
   std::vector<Mapping> mappings_;
   std::vector<Lease> leases_;                    // [ranks], the link thread's
   std::unique_ptr<std::atomic<bool>[]> wedged_;  // [ranks]

@@ -133,26 +133,40 @@ bool Link::Wait(bool socket, uint64_t deadline_ns) {
   }
 }
 
+// Out of memory or descriptors is no reason to end the framework's process: the rank gives up this
+// connection, so that its group goes on with main copies, and tries again later.
 void Link::Run() {
   std::minstd_rand jitter(static_cast<unsigned>(Seed()));
-  uint64_t pause = kFirstPauseNs;
-  for (;;) {
-    End end = Connect();
-    while (end == End::kAgain) {
-      end = JoinNext();
-      if (end != End::kAgain) break;
-      pause = kFirstPauseNs;
-      end = Watch();
+  pause_ns_ = kFirstPauseNs;
+  while (!stopping()) {
+    End end = End::kReconnect;
+    try {
+      end = Serve();
+      if (end == End::kStop && stopping()) SendMessage(socket_.get(), ultraep::Leave());
+      socket_.reset();
+      // Nobody marks lost members on these boards any more: from now on their heartbeats count.
+      for (const auto& held : steps_->memory()->held()) held->orphaned = true;
+      const uint64_t pause = std::exchange(pause_ns_, std::min(pause_ns_ * 2, kLongestPauseNs));
+      if (end == End::kReconnect) Wait(false, NowNs() + pause / 2 + jitter() % (pause / 2));
+      // Refused for good: what is held is still used.
+      while (end == End::kStop && !stopping()) Wait(false, NowNs() + kHeartbeatNs);
+    } catch (const std::exception&) {
+      socket_.reset();
+      if (generation_) generation_->End();
+      PollUntil(nullptr, 0, NowNs() + kLongestPauseNs);
     }
-    socket_.reset();
-    if (end == End::kStop) break;
-    // Nobody marks lost members on these boards any more: from now on their heartbeats count.
-    for (const auto& held : steps_->memory()->held()) held->orphaned = true;
-    if (Wait(false, NowNs() + pause / 2 + jitter() % (pause / 2))) break;
-    pause = std::min(pause * 2, kLongestPauseNs);
   }
-  // Refused for good: what is held is still used.
-  while (!stopping()) Wait(false, NowNs() + kHeartbeatNs);
+}
+
+Link::End Link::Serve() {
+  End end = Connect();
+  while (end == End::kAgain) {
+    end = JoinNext();
+    if (end != End::kAgain) break;
+    pause_ns_ = kFirstPauseNs;
+    end = Watch();
+  }
+  return end;
 }
 
 Link::End Link::Connect() {
@@ -196,7 +210,7 @@ Link::End Link::Await(Packet* packet) {
         continue;
       case Receive::kDescriptorsLost:
         return Refuse("out of file descriptors while joining: raise RLIMIT_NOFILE by " +
-                      std::to_string(kDescriptorsPerMessage));
+                      std::to_string(kJoinedDescriptors));
       default:
         return End::kReconnect;
     }
@@ -227,10 +241,8 @@ Link::End Link::JoinNext() {
   Say(ULTRAEP_JOINING, "waiting for the other members");
   Packet packet;
   if (const End end = Await(&packet); end != End::kAgain) return end;
-  Joined joined;
-  if (!As(packet.bytes, packet.size, &joined)) return End::kReconnect;
   std::shared_ptr<Generation> generation;
-  if (const End end = ReceiveGeneration(joined, &generation); end != End::kAgain) return end;
+  if (const End end = MapGeneration(std::move(packet), &generation); end != End::kAgain) return end;
   steps_->Adopt(generation);
   beaten_ns_ = 0;
   Beat();
@@ -240,28 +252,19 @@ Link::End Link::JoinNext() {
     opening_counted_ = false;
   }
   Ready ready;
-  ready.generation = joined.generation;
+  ready.generation = generation->id;
   SendMessage(socket_.get(), ready);  // if the daemon is gone by now, Watch ends the generation
   return End::kAgain;
 }
 
-Link::End Link::ReceiveGeneration(const Joined& joined, std::shared_ptr<Generation>* generation) {
+Link::End Link::MapGeneration(Packet packet, std::shared_ptr<Generation>* generation) {
+  Joined joined;
+  if (!As(packet.bytes, packet.size, &joined)) return End::kReconnect;
   auto made = std::make_shared<Generation>(request_.config, request_.rank, joined.generation);
   made->clocks = clocks_;
   made->lease_ns = joined.lease_ns;
-  uint32_t taken = 0;
-  while (taken < SegmentCount(request_.config.ranks)) {
-    Packet packet;
-    Segments part;
-    if (const End end = Await(&packet); end != End::kAgain) return end;
-    if (!As(packet.bytes, packet.size, &part) || part.first != taken ||
-        part.count != packet.descriptors.size() || !part.count)
-      return End::kReconnect;
-    for (Descriptor& d : packet.descriptors) {
-      std::string wrong = made->Add(taken++, std::move(d));
-      if (!wrong.empty()) return Refuse("cannot use the daemon's memory: " + wrong);
-    }
-  }
+  if (std::string wrong = made->Map(std::move(packet.descriptors)); !wrong.empty())
+    return Refuse("cannot use the daemon's memory: " + wrong);
   made->streamer = std::make_unique<Streamer>(made.get());
   *generation = std::move(made);
   return End::kAgain;
@@ -298,10 +301,7 @@ Link::End Link::Watch() {
     if (gate.over()) break;
     const bool opening = gate.state == GateState::kClosed && now - start < kOpeningWatchNs;
     if (Wait(true, now + (opening ? kOpeningPeriodNs : kHeartbeatNs))) {
-      if (stopping()) {
-        SendMessage(socket_.get(), ultraep::Leave());
-        return End::kStop;
-      }
+      if (stopping()) return End::kStop;
       Packet packet;
       if (ReceivePacket(socket_.get(), MSG_DONTWAIT, &packet) == Receive::kClosed) {
         g->End();  // rule 0: who knows the daemon gone ends the generation before anything else

@@ -40,9 +40,11 @@ class Link {
   // What ends a piece of the link's work.
   enum class End { kAgain, kReconnect, kStop };
 
+  // A connection's whole life.
+  End Serve();
   End Connect();
   End JoinNext();
-  End ReceiveGeneration(const Joined& joined, std::shared_ptr<Generation>* generation);
+  End MapGeneration(Packet packet, std::shared_ptr<Generation>* generation);
   End Watch();
   // One packet of the daemon, however long it takes: it may be zeroing many GiB.
   End Await(Packet* packet);
@@ -61,6 +63,7 @@ class Link {
   Steps* steps_ = nullptr;
   Descriptor stop_, socket_;
   uint64_t beaten_ns_ = 0;
+  uint64_t pause_ns_ = 0;  // before the next connection
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::shared_ptr<Generation> generation_;

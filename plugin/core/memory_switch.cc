@@ -15,7 +15,8 @@ std::shared_ptr<Generation> MemorySwitch::Load(uint64_t sequence) {
     const Gate gate = later_[i]->gate();
     const bool named = gate.state != GateState::kClosed && gate.state != GateState::kDead;
     if (!named || gate.value > sequence) continue;
-    left_behind_.push_back(std::exchange(current_, later_[i]));
+    if (current_) left_behind_.push_back(current_);
+    current_ = later_[i];
     for (size_t k = 0; k < i; ++k) left_behind_.push_back(std::move(later_[k]));
     later_.erase(later_.begin(), later_.begin() + ptrdiff_t(i) + 1);
     break;
@@ -31,6 +32,9 @@ std::shared_ptr<Generation> MemorySwitch::current() const {
 std::vector<std::shared_ptr<Generation>> MemorySwitch::held() const {
   std::lock_guard lock(mutex_);
   std::vector<std::shared_ptr<Generation>> all;
+  for (const auto& freed : freed_)
+    if (auto in_use = freed.lock()) all.push_back(std::move(in_use));
+  all.insert(all.end(), left_behind_.begin(), left_behind_.end());
   if (current_) all.push_back(current_);
   all.insert(all.end(), later_.begin(), later_.end());
   return all;
@@ -52,7 +56,18 @@ void MemorySwitch::FreeLeftBehind() {
       first = gate.value;
     }
   }
+  std::erase_if(freed_, [](const auto& freed) { return freed.expired(); });
+  freed_.insert(freed_.end(), left_behind_.begin(), left_behind_.end());
   now.swap(left_behind_);  // `now` goes after the lock
+}
+
+void MemorySwitch::Clear() {
+  std::vector<std::shared_ptr<Generation>> now;
+  std::lock_guard lock(mutex_);
+  now.swap(left_behind_);  // they go after the lock
+  now.insert(now.end(), later_.begin(), later_.end());
+  now.push_back(std::exchange(current_, nullptr));
+  later_.clear();
 }
 
 }  // namespace ultraep

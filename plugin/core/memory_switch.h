@@ -21,17 +21,20 @@ class MemorySwitch {
   std::shared_ptr<Generation> Load(uint64_t sequence);
   // Null before the first switch.
   std::shared_ptr<Generation> current() const;
-  // Those whose memory may still be used, oldest first.
+  // Those whose memory may still be used, also by an operation begun before a switch; oldest first.
   std::vector<std::shared_ptr<Generation>> held() const;
-  // Unmaps what is left behind or will never be switched to: takes long for many GiB, so the link's
-  // thread does it.
+  // Unmaps what is left behind or will never be switched to, once its operations are done: takes long
+  // for many GiB, so the link's thread does it.
   void FreeLeftBehind();
+  // The rank has left: nothing is issued any more.
+  void Clear();
 
  private:
   mutable std::mutex mutex_;
   std::shared_ptr<Generation> current_;
   std::vector<std::shared_ptr<Generation>> later_;  // adopted after current_, oldest first
   std::vector<std::shared_ptr<Generation>> left_behind_;
+  std::vector<std::weak_ptr<Generation>> freed_;  // alive only as long as an operation uses them
 };
 
 }  // namespace ultraep

@@ -97,6 +97,8 @@ Result ultraep_plan::Stream(uint32_t slot_set, const void* const* mains) {
   if (operation_.stream)
     return Invalid("the plan's weights are streamed already; release them before a restore");
   Operation next{memory_->current(), nullptr};
+  if (!next.generation)
+    return Invalid("the rank has left its group: its plans' weights can no longer be streamed");
   Result result =
       next.generation->streamer->Start(step_.plan, streamed_, slot_set, mains, &next.stream);
   if (result.status == ULTRAEP_INVALID) return result;

@@ -32,11 +32,11 @@ class Mapping {
   unsigned char* base() const { return base_; }
   uint64_t bytes() const { return bytes_; }
 
-  // Empty on success. A forked child does not inherit the range (MADV_DONTFORK): a data loader can
-  // neither write into it nor keep it alive.
-  std::string Map(int fd, uint64_t bytes, bool writable) {
-    void* at =
-        mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+  // Empty on success. offset: a multiple of the page size. A forked child does not inherit the range
+  // (MADV_DONTFORK): a data loader can neither write into it nor keep it alive.
+  std::string Map(int fd, uint64_t offset, uint64_t bytes, bool writable) {
+    void* at = mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd,
+                    off_t(offset));
     if (at == MAP_FAILED)
       return "mmap of " + std::to_string(bytes) + " bytes: " + std::strerror(errno);
     madvise(at, bytes, MADV_DONTFORK);
@@ -50,16 +50,16 @@ class Mapping {
   uint64_t bytes_ = 0;
 };
 
-// Is this descriptor the segment it should be, of fixed length for good? Checked before mapping, so
+// Is this descriptor the file it should be, of fixed length for good? Checked before mapping, so
 // that a shrunk file cannot end the reader by SIGBUS. Empty when it is.
 inline std::string CheckDescriptor(int fd, uint64_t bytes) {
   struct stat s;
   if (fstat(fd, &s)) return std::string("fstat: ") + std::strerror(errno);
   if (uint64_t(s.st_size) != bytes)
-    return "segment of " + std::to_string(s.st_size) + " bytes, expected " + std::to_string(bytes);
+    return "a file of " + std::to_string(s.st_size) + " bytes, expected " + std::to_string(bytes);
   const int seals = fcntl(fd, F_GET_SEALS);
   if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW))
-    return "segment is not sealed against shrinking and growing";
+    return "the file is not sealed against shrinking and growing";
   return "";
 }
 

@@ -121,6 +121,26 @@ TEST_F(AttachTest, AForkedChildCannotUseItsParentsClient) {
       << "the parent's membership is untouched: " << ultraep_last_error();
 }
 
+// The child of a fork has the socket too: the daemon sees no end of it when the parent closes it.
+TEST_F(AttachTest, ARankThatLeavesBeforeItsGroupIsCompleteFreesItsPlaceWhateverItsChildrenHold) {
+  TestDaemon daemon(socket_);
+  auto config = Config(0);
+  auto* first = Attach();
+  ASSERT_EQ(ultraep_join(first, &config, kSecond / 20), ULTRAEP_TIMEOUT);
+  ASSERT_EQ(AwaitPhase(first, ULTRAEP_JOINING), ULTRAEP_JOINING);
+  const pid_t child = fork();
+  if (child == 0) {
+    pause();
+    _exit(0);
+  }
+  ASSERT_EQ(ultraep_leave(first), ULTRAEP_OK);
+  ASSERT_EQ(ultraep_join(Attach(), &config, kSecond / 20), ULTRAEP_TIMEOUT);
+  config = Config(1);
+  EXPECT_EQ(ultraep_join(Attach(), &config, 5 * kSecond), ULTRAEP_OK) << ultraep_last_error();
+  kill(child, SIGKILL);
+  EXPECT_EQ(waitpid(child, nullptr, 0), child);
+}
+
 TEST_F(AttachTest, RoutingRefusesIdsOutOfRangeAndCountsThatDifferFromTheRow) {
   auto* a = Attach();
   auto config = Config(0, 1);

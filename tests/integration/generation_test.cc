@@ -223,6 +223,67 @@ TEST_F(GenerationTest, APlanThatIsFreedUnstreamedFailsItsGenerationAndTheNextOne
   FAIL() << "no plan on a new generation";
 }
 
+// Kept since before the daemon's restart: the next generation knows nothing of it.
+TEST_F(GenerationTest, APlanFreedUnstreamedAfterItsGenerationCostsTheNextOneNothing) {
+  ultraep_plan* kept[kRanks] = {};
+  {
+    TestDaemon daemon(socket_);
+    AwaitOpen();
+    Resolve(0);
+    ASSERT_EQ(VerdictOf(0), ULTRAEP_PLAN);
+    std::swap(kept, plans_);
+  }
+  TestDaemon daemon(socket_);
+  AwaitOpen();
+  Resolve(1);
+  ASSERT_EQ(VerdictOf(0), ULTRAEP_PLAN);
+  for (auto* p : kept) ultraep_plan_free(p);
+  Stream();
+  Free();
+  Resolve(2);
+  EXPECT_EQ(VerdictOf(0), ULTRAEP_PLAN);
+  Stream();
+}
+
+// A shortage that passes, seen by ranks that only want back what they had.
+TEST_F(GenerationTest, AFormerMemberIsNeverRefusedForGood) {
+  {
+    TestDaemon daemon(socket_);
+    AwaitOpen();
+  }
+  {
+    DaemonOptions full = TestDaemon::Defaults();
+    full.memory_limit_bytes = 1;
+    TestDaemon daemon(socket_, full);
+    for (int i = 0; i < 1000 && !std::string(Info(0).text).starts_with("refused for now"); ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    EXPECT_NE(std::string(Info(0).text).find("--memory_limit_mib"), std::string::npos)
+        << Info(0).text;
+    EXPECT_NE(Info(0).phase, ULTRAEP_REFUSED_JOIN);
+  }
+  TestDaemon daemon(socket_);
+  AwaitOpen();
+}
+
+TEST_F(GenerationTest, KeptPlansOfAClientThatHasLeftPinNothingAndStreamNothing) {
+  const int before = MappedSlots();
+  TestDaemon daemon(socket_);
+  AwaitOpen();
+  Resolve(0);
+  Stream();
+  for (uint32_t r = 0; r < kRanks; ++r) {
+    ultraep_detach(members_[r]);
+    std::erase(clients_, members_[r]);
+  }
+  EXPECT_EQ(MappedSlots(), before);
+  const void* mains[2] = {mains_[0][0].data(), mains_[0][1].data()};
+  EXPECT_EQ(ultraep_stream_weights(plans_[0], 0, mains), ULTRAEP_INVALID);
+  std::vector<int32_t> ids(53, 0), physical(53);
+  ids[50] = 1, ids[51] = 2, ids[52] = 3;
+  EXPECT_EQ(ultraep_route(plans_[0], ids.data(), 53, 1, physical.data()), ULTRAEP_OK)
+      << "the plan itself stays valid";
+}
+
 TEST_F(GenerationTest, HandlesByTheHundredsCostWhatTheySay) {
   TestDaemon daemon(socket_);
   AwaitOpen();

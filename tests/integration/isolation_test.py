@@ -5,6 +5,9 @@ usage: isolation_test.py BIN_DIR
 
 import ctypes
 import os
+import resource
+import socket
+import struct
 import subprocess
 import sys
 import unittest
@@ -14,7 +17,7 @@ from processes import Daemon, wait_until  # noqa: E402
 
 BIN = ""
 HERE = os.path.abspath(__file__)
-ALICE, BOB = 61001, 61002
+ALICE, BOB, DAEMON = 61001, 61002, 61003
 OPEN = 2
 
 
@@ -80,9 +83,49 @@ class Member:
             self.process.communicate(timeout=20)
 
 
+def silent(socket_path, version, way):
+    """Members who never read: what they are sent stays on its way. `way`: they keep their
+    connections, or make the daemon close them and come again."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+
+    def head(kind, size):
+        return struct.pack("=IHHII", 0x50455500, version, kind, size, 0)
+
+    def join(name, rank, ranks):
+        config = struct.pack("=64s16s10I8QQQ", name, b"", ranks, ranks, 1, 1, 1, 1, 0, 0, 0, 0,
+                             *[0] * 8, 0, 10**10)
+        return head(4, 240) + config + struct.pack("=IIQQ", rank, 0, 0, 0)
+
+    kept = []
+
+    def member(name, rank, ranks):
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        s.connect(socket_path)
+        kept.append(s)
+        try:
+            s.send(head(1, 80) + bytes(64))
+            s.send(join(name, rank, ranks))
+        except BrokenPipeError:  # turned away
+            pass
+        return s
+
+    if way == "keep":
+        for rank in range(40):
+            member(b"silent", rank, 40)
+    else:
+        for n in range(400):
+            try:
+                s = member(b"again%d" % n, 0, 1)
+                s.send(b"garbage")
+            except (BrokenPipeError, BlockingIOError):
+                pass
+    print("done", flush=True)
+    sys.stdin.read()
+
+
 class IsolationTest(unittest.TestCase):
-    def start(self, *flags):
-        daemon = Daemon(BIN, "--socket_mode", "0666", *flags)
+    def start(self, *flags, **popen):
+        daemon = Daemon(BIN, "--socket_mode", "0666", *flags, **popen)
         os.chmod(daemon.directory, 0o755)
         self.addCleanup(daemon.close)
         return daemon
@@ -139,8 +182,33 @@ class IsolationTest(unittest.TestCase):
                    "the crowd is turned away")
         self.until_open(self.member(daemon, 0, uid=BOB), self.member(daemon, 1, uid=BOB))
 
+    # The kernel counts descriptors on their way against the sender's user: the daemon's.
+    @unittest.skipUnless(os.geteuid() == 0, "only root can be several users")
+    def test_who_never_reads_what_it_is_sent_stops_nobody_else(self):
+        for way in ("keep", "again"):
+            with self.subTest(way):
+                daemon = self.start("--uid_groups", "1000", user=DAEMON, group=DAEMON,
+                                    extra_groups=[], preexec_fn=lambda: resource.setrlimit(
+                                        resource.RLIMIT_NOFILE, (512, 512)))
+                version = subprocess.run([os.path.join(BIN, "ultraepd"), "--version"], text=True,
+                                         capture_output=True, check=True).stdout.split()[-1]
+                stranger = subprocess.Popen(
+                    [sys.executable, "-B", HERE, "silent", daemon.socket, version, way],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, user=ALICE,
+                    group=ALICE, extra_groups=[])
+                self.addCleanup(stranger.communicate, timeout=20)
+                self.assertEqual(stranger.stdout.readline(), "done\n")
+                self.until_open(self.member(daemon, 0, uid=BOB), self.member(daemon, 1, uid=BOB))
+                self.assertNotIn("cannot be passed", daemon.log_text())
+                stranger.communicate(timeout=20)
+                wait_until(lambda: daemon.status()["daemon"]["connections"] == 3, 20,
+                           "what the stranger held is free again")
+
 
 if __name__ == "__main__":
+    if sys.argv[1] == "silent":
+        silent(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+        sys.exit(0)
     if sys.argv[1] == "member":
         member(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
         sys.exit(0)

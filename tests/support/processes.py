@@ -9,11 +9,13 @@ import time
 
 
 class Daemon:
-    """An ultraepd on a socket in a temporary directory of its own."""
+    """An ultraepd on a socket in a temporary directory of its own; with `user`, as that one."""
 
     def __init__(self, bin_dir, *flags, **popen):
         self.bin_dir = bin_dir
         self.directory = tempfile.mkdtemp(prefix="ultraep-test-")
+        if "user" in popen:
+            os.chown(self.directory, popen["user"], -1)
         self.socket = os.path.join(self.directory, "ultraepd.sock")
         self.log = open(os.path.join(self.directory, "ultraepd.log"), "w+")
         self.command = [os.path.join(bin_dir, "ultraepd"), "--socket", self.socket, *flags]
@@ -35,6 +37,10 @@ class Daemon:
             [os.path.join(self.bin_dir, "ultraepctl"), "status", "--json", "--socket", self.socket],
             capture_output=True, text=True, timeout=20)
         return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def log_text(self):
+        with open(self.log.name) as log:
+            return log.read()
 
     def planned(self):
         status = self.status()

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "daemon/memory/system_memory.h"
 #include "tests/support/test_daemon.h"
 
 namespace ultraep {
@@ -51,15 +52,16 @@ class GroupTest : public testing::Test {
     int pair[2] = {};
     EXPECT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
     Descriptor ours(pair[0]), theirs(pair[1]);
-    EXPECT_TRUE(group_->generation()->SendSegments(theirs.get(), 0));
+    EXPECT_TRUE(group_->generation()->SendTo(theirs.get(), 0));
     Packet packet;
     Mapping mapping;
-    while (ReceivePacket(ours.get(), MSG_DONTWAIT, &packet) == Receive::kPacket) {
-      if (packet.descriptors.size() <= 3 + rank) continue;
-      EXPECT_EQ(mapping.Map(packet.descriptors[3 + rank].get(),
-                            group_->generation()->layout().rank_board_bytes, true),
-                "");
-    }
+    EXPECT_EQ(ReceivePacket(ours.get(), MSG_DONTWAIT, &packet), Receive::kPacket);
+    const GroupLayout& layout = group_->generation()->layout();
+    const uint32_t file = 1 + uint32_t(layout.file(SegmentKind::kRankBoard));
+    EXPECT_EQ(mapping.Map(packet.descriptors.at(file).get(),
+                          layout.offset(SegmentKind::kRankBoard, rank), layout.rank_board_bytes,
+                          true),
+              "");
     return mapping;
   }
   // One look of the daemon, `ms` after the last one.
@@ -154,6 +156,22 @@ TEST_F(GroupTest, AHeartbeatThatStandsStillIsFencedAndMayComeBack) {
   EXPECT_TRUE(groups_.Begin(group_.get(), &refusal_));
 }
 
+// Its group would wait for it for ever: the place of a living process is not given to another one.
+TEST_F(GroupTest, AHeartbeatThatStandsStillAfterTheGenerationIsFencedToo) {
+  Open();
+  const auto g = group_->generation();
+  groups_.Gone(group_, 11, 1, MemberState::kGone);
+  ASSERT_EQ(Join(0), "");  // and rank 2 is stopped before it can
+  std::vector<uint32_t> fenced;
+  for (uint64_t t = 0; t < 10'000 && fenced.empty(); t += 100)
+    for (const auto& f : Tick(100)) fenced = f.ranks;
+  EXPECT_EQ(fenced, std::vector<uint32_t>{2}) << "who waits for the next one is not looked at";
+  EXPECT_EQ(OnBoard(g, 2), MemberState::kFenced);
+  ASSERT_EQ(Join(1, 91), "");
+  ASSERT_EQ(Join(2, 92), "") << "another process, while the stopped one still has its connection";
+  EXPECT_TRUE(groups_.Begin(group_.get(), &refusal_));
+}
+
 TEST_F(GroupTest, AFencedRanksPlaceIsFreeForANewProcess) {
   Open();
   for (uint64_t t = 0; Tick(100).empty(); ++t) ASSERT_LT(t, 100u);
@@ -196,7 +214,7 @@ TEST_F(GroupTest, EqualNamesAndNoncesOfTwoUsersAreTwoGroups) {
 class GroupMemoryLimitTest : public GroupTest {
  protected:
   GroupMemoryLimitTest() {
-    options_.uid_memory_limit_bytes = 10 << 20;  // a generation has 3 slots of 1 MiB
+    options_.uid_memory_limit_bytes = 11 << 20;  // a generation has 3 slots of 1 MiB
     limited_ = std::make_unique<Groups>(options_, &planner_);
   }
   std::string Ask(uint32_t rank, uid_t uid, uint8_t nonce) {
@@ -230,6 +248,27 @@ TEST_F(GroupMemoryLimitTest, AGroupThatCanNeverFitIsRefusedForGood) {
   big.config.shard_bytes[0] = 4 << 20;
   EXPECT_EQ(limited_->Join(1, 1, big, &refusal_), nullptr);
   EXPECT_FALSE(refusal_.retry);
+}
+
+// A machine that is full now, for instance of what ranks still map of a daemon before, may have room
+// later; one that is too small will not.
+TEST_F(GroupMemoryLimitTest, WithoutALimitWhatTheMachineHasLeftNowCounts) {
+  options_.memory_limit_bytes = options_.uid_memory_limit_bytes = 0;
+  Groups unlimited(options_, &planner_);
+  const SystemMemory machine = ReadSystemMemory();
+  ASSERT_LT(machine.available, machine.total);
+  ultraep::Join big = Request(0);
+  const auto ask = [&](uint64_t bytes) {
+    refusal_ = {};
+    big.config.shard_bytes[0] = bytes / 3;
+    big.config.nonce[0] += 1;
+    return unlimited.Join(++owner_, 1, big, &refusal_) != nullptr;
+  };
+  EXPECT_TRUE(ask(machine.available / 10 * 7)) << refusal_.text;
+  EXPECT_FALSE(ask(machine.available / 20 * 8 + machine.total / 20 * 8));
+  EXPECT_TRUE(refusal_.retry) << refusal_.text;
+  EXPECT_FALSE(ask(machine.total / 10 * 9));
+  EXPECT_FALSE(refusal_.retry) << refusal_.text;
 }
 
 TEST_F(GroupMemoryLimitTest, TheGenerationBeforeCountsUntilTheNextOneIsOpen) {

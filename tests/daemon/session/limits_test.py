@@ -4,7 +4,6 @@ usage: limits_test.py BIN_DIR
 """
 
 import os
-import pathlib
 import resource
 import socket
 import subprocess
@@ -20,11 +19,28 @@ SMALL = ["--ranks", "2", "--experts", "8", "--tokens", "64", "--hidden", "16", "
 
 
 class LimitsTest(unittest.TestCase):
-    def test_out_of_descriptors_callers_are_turned_away_and_members_are_served(self):
-        limit = 40
+    def short_of_descriptors(self, limit):
+        """A daemon whose limit sinks while it runs: what it found at its start it can live with."""
+        daemon = Daemon(BIN)
+        self.addCleanup(daemon.close)
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+        return daemon
+
+    def test_limits_of_connections_fit_the_descriptors_that_there_are(self):
+        limit = 32 + 6 * 4 + 5  # 4 connections, 3 of one user
         daemon = Daemon(BIN, preexec_fn=lambda: resource.setrlimit(
             resource.RLIMIT_NOFILE, (limit, limit)))
         self.addCleanup(daemon.close)
+        self.assertIn("at most 4 connections, 3 of one user; raise LimitNOFILE", daemon.log_text())
+        replay = Replay(daemon, *SMALL, "--steps", "20")
+        self.addCleanup(replay.close)
+        code, result, err = replay.finish(60)
+        self.assertEqual((code, result["mismatches"], result["failed"]), (0, 0, 0), err)
+        self.assertGreater(result["planned"], 0, err)
+
+    def test_out_of_descriptors_callers_are_turned_away_and_members_are_served(self):
+        limit = 40
+        daemon = self.short_of_descriptors(limit)
         replay = Replay(daemon, *SMALL, "--forever")
         self.addCleanup(replay.close)
         wait_until(lambda: daemon.planned() > 5, 60, "steps are planned")
@@ -33,8 +49,7 @@ class LimitsTest(unittest.TestCase):
             s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             s.connect(daemon.socket)
             crowd.append(s)
-        log = os.path.join(daemon.directory, "ultraepd.log")
-        wait_until(lambda: "out of file descriptors" in pathlib.Path(log).read_text(), 20, "it says so")
+        wait_until(lambda: "out of file descriptors" in daemon.log_text(), 20, "it says so")
         for s in crowd:
             s.close()
         wait_until(lambda: daemon.status() is not None, 20, "it answers again")
@@ -45,11 +60,8 @@ class LimitsTest(unittest.TestCase):
         self.assertEqual((code, result["mismatches"], result["failed"]), (0, 0, 0), err)
 
     def test_a_group_that_finds_no_descriptors_left_is_refused_and_others_go_on(self):
-        limit = 40
-        daemon = Daemon(BIN, preexec_fn=lambda: resource.setrlimit(
-            resource.RLIMIT_NOFILE, (limit, limit)))
-        self.addCleanup(daemon.close)
-        big = Replay(daemon, "--ranks", "16", "--experts", "16", "--tokens", "16", "--hidden", "8",
+        daemon = self.short_of_descriptors(40)
+        big = Replay(daemon, "--ranks", "15", "--experts", "15", "--tokens", "16", "--hidden", "8",
                      "--ffn", "8", "--steps", "5", "--join_timeout_s", "2")
         self.addCleanup(big.close)
         code, result, err = big.finish(60)

@@ -77,6 +77,10 @@ TEST_F(MemorySwitchTest, OneThatNeverOpenedIsDroppedAndTheNewestOfTheOthersCount
   auto c = Open(4);  // first steps need not grow
   EXPECT_EQ(At(3), a);
   EXPECT_EQ(At(4), c);
+  switch_.FreeLeftBehind();
+  a.reset();
+  b.reset();
+  dead.reset();
   EXPECT_EQ(switch_.held().size(), 1u);
 }
 
@@ -88,6 +92,47 @@ TEST_F(MemorySwitchTest, WhatIsLeftBehindLivesUntilItIsFreed) {
   EXPECT_FALSE(a.expired()) << "not on the framework's thread";
   switch_.FreeLeftBehind();
   EXPECT_TRUE(a.expired());
+}
+
+// A rank that loads nothing for long while generations come and go holds two, not all of them.
+TEST_F(MemorySwitchTest, WhatWillNeverBeSwitchedToIsFreedWithoutALoad) {
+  auto a = Open(0);
+  EXPECT_EQ(At(0), a);
+  std::weak_ptr<Generation> dead = Make(1), superseded = Open(1), newest = Open(1);
+  dead.lock()->End();
+  superseded.lock()->End();
+  switch_.FreeLeftBehind();
+  EXPECT_TRUE(dead.expired());
+  EXPECT_TRUE(superseded.expired());
+  EXPECT_FALSE(newest.expired());
+  std::weak_ptr<Generation> later = Open(5), closed = Make(0);
+  switch_.FreeLeftBehind();
+  EXPECT_FALSE(newest.expired()) << "steps 1 to 4 may still be loaded";
+  EXPECT_FALSE(later.expired());
+  EXPECT_FALSE(closed.expired()) << "its first step is not known yet";
+  EXPECT_EQ(At(1), newest.lock());
+}
+
+// Else the others would take a rank for wedged that still serves an operation.
+TEST_F(MemorySwitchTest, WhatAnOperationStillUsesIsHeldAfterTheSwitch) {
+  auto used = Open(0);
+  At(0);
+  auto b = Open(1);
+  At(1);
+  switch_.FreeLeftBehind();
+  EXPECT_EQ(switch_.held(), (std::vector{used, b}));
+  used.reset();
+  EXPECT_EQ(switch_.held(), std::vector{b});
+}
+
+TEST_F(MemorySwitchTest, WhoHasLeftHoldsNothing) {
+  std::weak_ptr<Generation> a = Open(0);
+  At(0);
+  std::weak_ptr<Generation> b = Open(1), c = Make(2);
+  At(1);
+  switch_.Clear();
+  EXPECT_TRUE(a.expired() && b.expired() && c.expired());
+  EXPECT_EQ(switch_.current(), nullptr);
 }
 
 }  // namespace

@@ -228,5 +228,18 @@ TEST_F(StreamerTest, AMissingTransferTimesOutNamingTheSender) {
   EXPECT_NE(late.text.find("rank 0 has not sent it"), std::string::npos) << late.text;
 }
 
+// The time spent on the own sends counts; a release that waits to the step timeout gives up there.
+TEST_F(StreamerTest, AReleaseGivesUpAtTheStepTimeoutAndShorterWaitsDoNot) {
+  OpenGate(group_.boards().gate());
+  for (auto& g : generations_) g->clocks.step_timeout_ns = 300 * kMs;
+  ASSERT_TRUE(Start(2, kDirect).ok());
+  EXPECT_EQ(Release(2, 50).status, ULTRAEP_TIMEOUT) << "it may be repeated";
+  EXPECT_EQ(LoadGate(group_.boards().gate()).state, GateState::kOpen);
+  Result late = Release(2, 300);
+  EXPECT_EQ(late.status, ULTRAEP_FAILED);
+  EXPECT_NE(late.text.find("rank 0 has not sent it"), std::string::npos) << late.text;
+  EXPECT_EQ(LoadGate(group_.boards().gate()).state, GateState::kFailed);
+}
+
 }  // namespace
 }  // namespace ultraep
