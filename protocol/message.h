@@ -6,9 +6,9 @@
 //                               <-      Welcome | Refused
 //     Join(config, rank)        ->
 //                               <-      Joined(generation, fds) | Refused
-//                                       (once every rank of the group has asked)
-//     Ready                     ->      (mapped, gate raised, steps go through the gate; the answer
-//                                       to every Joined, before any other Join)
+//                                       (once every rank of the group has asked, and this one has
+//                                       read what it was sent before)
+//     Ready                     ->      (mapped, gate raised, steps go through the gate)
 //                               <-      Over(generation)   (a member is gone, left or fenced)
 //     Join(config, rank)        ->      (again, for the next generation)
 //     Leave                     ->      (or the connection closes: member gone)

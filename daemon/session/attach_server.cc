@@ -23,6 +23,8 @@ namespace ultraep {
 namespace {
 
 constexpr uint64_t kListener = 0, kStop = 1;
+// How soon a connection that had something unread is looked at again.
+constexpr int kDuePeriodMs = 5;
 // A connection's pidfd has its id with this bit.
 constexpr uint64_t kPidfdBit = uint64_t{1} << 63;
 
@@ -41,10 +43,11 @@ struct AttachServer::Connection {
   uid_t uid = 0;
   pid_t pid = 0;  // a label; 0 across PID namespaces
   bool greeted = false;
-  // The generation whose descriptors were sent and not yet answered by Ready; 0: none. The kernel
-  // counts descriptors on their way against the daemon's user, so no connection has more than one
-  // Joined unread, also while it is closed: what counts against its user is its connection.
-  uint64_t unanswered = 0;
+  // A generation that it is to be sent once it has read what it was sent before. The kernel counts
+  // descriptors on their way against the daemon's user, so no connection has more than one Joined
+  // unread, also while it is closed: what counts against its user is its connection. (An answer
+  // would prove nothing: a peer can look at a message and leave it where it is.)
+  std::shared_ptr<GroupGeneration> due;
   bool draining = false;
   std::shared_ptr<Group> group;
   uint32_t rank = 0;
@@ -78,7 +81,11 @@ void AttachServer::Stop() {
 }
 
 void AttachServer::Run() {
-  while (Serve(groups_.empty() && !draining_ ? -1 : int(kHeartbeatNs / 1'000'000))) {
+  const auto timeout_ms = [this] {
+    if (any_due_) return kDuePeriodMs;
+    return groups_.empty() && !draining_ ? -1 : int(kHeartbeatNs / 1'000'000);
+  };
+  while (Serve(timeout_ms())) {
   }
   groups_.EndAll();
 }
@@ -97,6 +104,7 @@ bool AttachServer::Serve(int timeout_ms) {
       Receive(at->second.get());
     }
   }
+  if (any_due_) SendDue();
   while (!doomed_.empty()) {
     const uint64_t id = doomed_.back();
     doomed_.pop_back();
@@ -200,7 +208,6 @@ bool AttachServer::Handle(Connection* connection, const Packet& packet) {
 
 bool AttachServer::HandleReady(Connection* connection, const Ready& ready) {
   Group* group = connection->group.get();
-  if (ready.generation == connection->unanswered) connection->unanswered = 0;
   if (!group || !group->Ready(connection->id, connection->rank, ready.generation))
     return Refuse(connection, "Ready for a generation of which it is no member; join again",
                   /*retry=*/true);
@@ -217,8 +224,6 @@ bool AttachServer::HandleJoin(Connection* connection, const Join& join) {
     return Refuse(connection, "this connection is rank " + std::to_string(connection->rank) +
                                   " of group " + connection->group->key().name +
                                   ", it cannot join as another one");
-  if (connection->unanswered)
-    return Refuse(connection, "Join before Ready for the generation that this connection got last");
   Refusal refusal;
   std::shared_ptr<Group> group = groups_.Join(connection->id, connection->uid, join, &refusal);
   if (!group) return Refuse(connection, refusal);
@@ -240,20 +245,31 @@ void AttachServer::BeginGeneration(const std::shared_ptr<Group>& group) {
   if (!began && refusal.text.empty()) return;
   for (auto& [id, connection] : connections_) {
     if (connection->group != group || !group->Owns(id, connection->rank)) continue;
-    if (!(began ? SendGeneration(connection.get()) : Refuse(connection.get(), refusal)))
+    if (began)
+      connection->due = group->generation();
+    else if (!Refuse(connection.get(), refusal))
+      doomed_.push_back(id);
+  }
+  SendDue();
+}
+
+void AttachServer::SendDue() {
+  any_due_ = false;
+  for (auto& [id, connection] : connections_) {
+    if (!connection->due) continue;
+    if (Unread(connection->socket.get()))
+      any_due_ = true;
+    else if (!SendGeneration(connection.get()))
       doomed_.push_back(id);
   }
 }
 
 bool AttachServer::SendGeneration(Connection* connection) {
-  const Group& group = *connection->group;
-  if (group.generation()->SendTo(connection->socket.get(), options_.lease_ns)) {
-    connection->unanswered = group.generation()->id();
-    return true;
-  }
+  const auto generation = std::exchange(connection->due, nullptr);
+  if (generation->SendTo(connection->socket.get(), options_.lease_ns)) return true;
   const int why = errno;
   return Refuse(connection,
-                "group " + group.key().name + ": the generation's memory cannot be passed to rank " +
+                "group " + connection->group->key().name + ": the generation's memory cannot be passed to rank " +
                     std::to_string(connection->rank) + ": " + std::strerror(why) +
                     (why == ETOOMANYREFS ? "; raise the daemon's LimitNOFILE" : ""),
                 /*retry=*/true);
@@ -315,6 +331,7 @@ bool AttachServer::Refuse(Connection* connection, const Refusal& refusal) {
 void AttachServer::LeaveGroup(Connection* connection, MemberState how) {
   const std::shared_ptr<Group> group = std::move(connection->group);
   connection->group = nullptr;
+  connection->due = nullptr;
   if (!group) return;
   LogInfo("group %s: rank %d %s", group->key().name, connection->rank,
           how == MemberState::kLeft ? "left" : "is gone");
@@ -327,7 +344,7 @@ void AttachServer::Close(uint64_t id) {
   if (at == connections_.end() || at->second->draining) return;
   Connection& connection = *at->second;
   LeaveGroup(&connection, MemberState::kGone);
-  if (!connection.unanswered || !Unread(connection.socket.get())) {
+  if (!Unread(connection.socket.get())) {
     connections_.erase(at);
     return;
   }

@@ -42,6 +42,8 @@ class AttachServer {
   bool Refuse(Connection* connection, const std::string& text, bool retry = false);
   bool Refuse(Connection* connection, const Refusal& refusal);
   void BeginGeneration(const std::shared_ptr<Group>& group);
+  // Passes new generations to those who have read what they got before.
+  void SendDue();
   bool SendGeneration(Connection* connection);
   void CheckLeases(uint64_t now);
   // To the members' connections: the generation is over.
@@ -60,6 +62,7 @@ class AttachServer {
   uint64_t refused_ = 0;
   uint32_t draining_ = 0;  // connections that are closed but for what their peer has not read
   std::map<uint64_t, std::unique_ptr<Connection>> connections_;
+  bool any_due_ = false;
   std::vector<uint64_t> doomed_;  // to be closed at the end of the round
 };
 

@@ -56,6 +56,10 @@ void GroupGeneration::SetMember(uint32_t rank, MemberState state) {
 }
 
 bool GroupGeneration::SendTo(int socket, uint64_t lease_ns) const {
+  if (memory_.files().empty()) {  // retired meanwhile
+    errno = ESTALE;
+    return false;
+  }
   int descriptors[kJoinedDescriptors] = {doorbell_.get()};
   for (uint32_t f = 0; f < kSegmentFiles; ++f) descriptors[1 + f] = memory_.files()[f].get();
   Joined joined;

@@ -1,4 +1,7 @@
 // The attach protocol at other paces than libultraep's: late, silent, fenced or half-way members.
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+
 #include "tests/support/attach_fixture.h"
 
 namespace ultraep {
@@ -120,21 +123,47 @@ TEST_F(PacedMembersTest, AFencedConnectionGetsNothingOfTheGenerationAfter) {
   EXPECT_NE(RefusalOf(stopped).find("rank 1 has joined already"), std::string::npos);
 }
 
-// Else one who never reads could have any number of descriptors on their way.
-TEST_F(PacedMembersTest, ANewJoinIsRefusedUntilTheLastJoinedIsAnswered) {
+// Else one who never reads could have any number of descriptors on their way, also one who looks at a
+// message and answers it but leaves it where it is.
+TEST_F(PacedMembersTest, TheNextGenerationIsSentWhenTheLastOneHasBeenRead) {
   TestDaemon daemon(socket_);
   Descriptor fd = Enter(0, 1);
+  unsigned char bytes[kMaxMessage];
+  Joined first, second;
+  ASSERT_EQ(recv(fd.get(), bytes, sizeof bytes, MSG_PEEK), ssize_t(sizeof(Joined)));
+  ASSERT_TRUE(As(bytes, sizeof(Joined), &first));
+  ASSERT_TRUE(SayReady(fd, first.generation));
+  ASSERT_TRUE(SendMessage(fd.get(), Leave()));
+  ASSERT_TRUE(SendMessage(fd.get(), Request(0, 1)));
+  Status();
+  int queued = 0;
+  ASSERT_EQ(ioctl(fd.get(), SIOCINQ, &queued), 0);
+  EXPECT_EQ(queued, int(sizeof(Joined))) << "the first one and nothing behind it";
+  ASSERT_TRUE(Await(fd, &first));
+  EXPECT_TRUE(Await(fd, &second));
+  EXPECT_NE(second.generation, first.generation);
+}
+
+// Its generation may be over by the time it has read; it is turned away and may come again.
+TEST_F(PacedMembersTest, WhoReadsTooLateForAGenerationIsToldToTryAgain) {
+  TestDaemon daemon(socket_);
+  Descriptor late = Enter(0, 2);
   Joined joined;
-  ASSERT_TRUE(Await(fd, &joined));
-  ASSERT_TRUE(SendMessage(fd.get(), Leave()));
-  ASSERT_TRUE(SendMessage(fd.get(), Request(0, 1)));
-  EXPECT_NE(RefusalOf(fd).find("Join before Ready"), std::string::npos);
-  fd = Enter(0, 1);
-  ASSERT_TRUE(Await(fd, &joined));
-  ASSERT_TRUE(SayReady(fd, joined.generation));
-  ASSERT_TRUE(SendMessage(fd.get(), Leave()));
-  ASSERT_TRUE(SendMessage(fd.get(), Request(0, 1)));
-  EXPECT_TRUE(Await(fd, &joined));
+  {
+    Descriptor gone = Enter(1, 2);
+    ASSERT_TRUE(Await(gone, &joined));
+  }
+  ASSERT_TRUE(SendMessage(late.get(), Request(0, 2)));  // a Joined and an Over are unread
+  {
+    Descriptor gone = Enter(1, 2);
+    ASSERT_TRUE(Await(gone, &joined));
+  }
+  Descriptor other = Enter(1, 2);
+  Status();
+  EXPECT_NE(RefusalOf(late).find("cannot be passed to rank 0"), std::string::npos);
+  late = Enter(0, 2);
+  EXPECT_TRUE(Await(late, &joined));
+  EXPECT_TRUE(Await(other, &joined));
 }
 
 TEST_F(PacedMembersTest, AConnectionCountsUntilItsPeerHasReadOrGoneEvenWhenTheDaemonHasClosedIt) {
