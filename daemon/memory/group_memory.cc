@@ -6,7 +6,8 @@
 
 #include <cerrno>
 #include <cstring>
-#include <utility>
+
+#include "protocol/transport/map_segment.h"
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
@@ -42,19 +43,6 @@ std::string GroupMemory::Allocate(const GroupLayout& layout) {
   return "";
 }
 
-// Of what the daemon itself looks at: ranks write their boards, it reads them; slots are not its.
-std::string GroupMemory::Map(const GroupLayout& layout, SegmentKind kind, uint32_t rank) {
-  if (kind == SegmentKind::kSlots) return "";
-  Mapping mapping;
-  std::string wrong =
-      mapping.Map(files_[uint32_t(layout.file(kind))].get(), layout.offset(kind, rank),
-                  layout.bytes(kind), /*writable=*/kind != SegmentKind::kRankBoard);
-  if (!wrong.empty()) return wrong;
-  boards_.Place(kind, mapping.base());
-  mappings_.push_back(std::move(mapping));
-  return "";
-}
-
 std::string GroupMemory::Create(const GroupLayout& layout, uint64_t generation) {
   boards_.layout = &layout;
   std::string wrong = Allocate(layout);
@@ -65,8 +53,9 @@ std::string GroupMemory::Create(const GroupLayout& layout, uint64_t generation) 
     if (pwrite(files_[file].get(), &header, sizeof header, off_t(layout.offset(kind, rank))) !=
         ssize_t(sizeof header))
       wrong = Failure(file, layout.file_bytes(layout.file(kind)), "pwrite");
-    else
-      wrong = Map(layout, kind, rank);
+    else if (kind != SegmentKind::kSlots)  // those are not the daemon's to look at
+      wrong = MapSegment(files_, kind, rank, /*writable=*/kind != SegmentKind::kRankBoard,
+                         &mappings_, &boards_);
   });
   for (uint32_t f = 0; f < kSegmentFiles && wrong.empty(); ++f) {
     int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;

@@ -28,7 +28,6 @@ class GroupMemory {
 
  private:
   std::string Allocate(const GroupLayout& layout);
-  std::string Map(const GroupLayout& layout, SegmentKind kind, uint32_t rank);
 
   std::vector<Descriptor> files_;
   std::vector<Mapping> mappings_;

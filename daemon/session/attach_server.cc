@@ -269,7 +269,8 @@ bool AttachServer::SendGeneration(Connection* connection) {
   if (generation->SendTo(connection->socket.get(), options_.lease_ns)) return true;
   const int why = errno;
   return Refuse(connection,
-                "group " + connection->group->key().name + ": the generation's memory cannot be passed to rank " +
+                "group " + connection->group->key().name +
+                    ": the generation's memory cannot be passed to rank " +
                     std::to_string(connection->rank) + ": " + std::strerror(why) +
                     (why == ETOOMANYREFS ? "; raise the daemon's LimitNOFILE" : ""),
                 /*retry=*/true);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "plugin/core/streamer.h"
+#include "protocol/transport/map_segment.h"
 
 namespace ultraep {
 
@@ -21,19 +22,13 @@ Generation::~Generation() {
   streamer.reset();  // its thread uses the mappings
 }
 
-std::string Generation::MapSegment(const std::vector<Descriptor>& files, SegmentKind kind,
+std::string Generation::MapChecked(const std::vector<Descriptor>& files, SegmentKind kind,
                                    uint32_t member) {
   const bool writable = kind == SegmentKind::kVerdictBoard || kind == SegmentKind::kSlots ||
                         (kind == SegmentKind::kRankBoard && member == rank);
-  const SegmentHeader expected = layout.Header(kind, member, id);
-  Mapping mapping;
-  std::string wrong = mapping.Map(files[uint32_t(layout.file(kind))].get(),
-                                  layout.offset(kind, member), expected.bytes, writable);
-  if (wrong.empty()) wrong = CheckHeader(mapping.base(), expected);
+  std::string wrong = MapSegment(files, kind, member, writable, &mappings_, &boards);
   if (!wrong.empty()) return wrong;
-  boards.Place(kind, mapping.base());
-  mappings_.push_back(std::move(mapping));
-  return "";
+  return CheckHeader(mappings_.back().base(), layout.Header(kind, member, id));
 }
 
 std::string Generation::Map(std::vector<Descriptor> descriptors) {
@@ -46,7 +41,7 @@ std::string Generation::Map(std::vector<Descriptor> descriptors) {
   for (uint32_t f = 0; f < kSegmentFiles && wrong.empty(); ++f)
     wrong = CheckDescriptor(descriptors[f].get(), layout.file_bytes(SegmentFile(f)));
   layout.ForEachSegment([&](SegmentKind kind, uint32_t member) {
-    if (wrong.empty()) wrong = MapSegment(descriptors, kind, member);
+    if (wrong.empty()) wrong = MapChecked(descriptors, kind, member);
   });
   return wrong;
 }

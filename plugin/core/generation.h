@@ -68,7 +68,7 @@ struct Generation {
   std::atomic<bool> failure_told{false};
 
  private:
-  std::string MapSegment(const std::vector<Descriptor>& files, SegmentKind kind, uint32_t member);
+  std::string MapChecked(const std::vector<Descriptor>& files, SegmentKind kind, uint32_t member);
 
   std::vector<Mapping> mappings_;
   std::vector<Lease> leases_;                    // [ranks], the link thread's

@@ -1,5 +1,6 @@
 #include "plugin/core/memory_switch.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace ultraep {
@@ -31,10 +32,7 @@ std::shared_ptr<Generation> MemorySwitch::current() const {
 
 std::vector<std::shared_ptr<Generation>> MemorySwitch::held() const {
   std::lock_guard lock(mutex_);
-  std::vector<std::shared_ptr<Generation>> all;
-  for (const auto& freed : freed_)
-    if (auto in_use = freed.lock()) all.push_back(std::move(in_use));
-  all.insert(all.end(), left_behind_.begin(), left_behind_.end());
+  std::vector<std::shared_ptr<Generation>> all = left_behind_;
   if (current_) all.push_back(current_);
   all.insert(all.end(), later_.begin(), later_.end());
   return all;
@@ -56,9 +54,11 @@ void MemorySwitch::FreeLeftBehind() {
       first = gate.value;
     }
   }
-  std::erase_if(freed_, [](const auto& freed) { return freed.expired(); });
-  freed_.insert(freed_.end(), left_behind_.begin(), left_behind_.end());
-  now.swap(left_behind_);  // `now` goes after the lock
+  // New users come only through this class, so who is alone here stays alone.
+  const auto in_use = [](const auto& left) { return left.use_count() > 1; };
+  const auto free = std::stable_partition(left_behind_.begin(), left_behind_.end(), in_use);
+  now.assign(free, left_behind_.end());  // `now` goes after the lock
+  left_behind_.erase(free, left_behind_.end());
 }
 
 void MemorySwitch::Clear() {

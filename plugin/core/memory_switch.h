@@ -33,8 +33,8 @@ class MemorySwitch {
   mutable std::mutex mutex_;
   std::shared_ptr<Generation> current_;
   std::vector<std::shared_ptr<Generation>> later_;  // adopted after current_, oldest first
+  // Until no operation uses them any more.
   std::vector<std::shared_ptr<Generation>> left_behind_;
-  std::vector<std::weak_ptr<Generation>> freed_;  // alive only as long as an operation uses them
 };
 
 }  // namespace ultraep

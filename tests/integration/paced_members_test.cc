@@ -29,13 +29,6 @@ class PacedMembersTest : public AttachTest {
     SendMessage(fd.get(), Request(rank, ranks));
     return fd;
   }
-  template <class T>
-  static bool Await(const Descriptor& fd, T* message) {
-    Packet packet;
-    while (ReceivePacket(fd.get(), 0, &packet) == Receive::kPacket)
-      if (As(packet.bytes, packet.size, message)) return true;
-    return false;
-  }
   static bool SayReady(const Descriptor& fd, uint64_t generation) {
     Ready ready;
     ready.generation = generation;

@@ -79,13 +79,17 @@ class AttachTest : public testing::Test {
     EXPECT_EQ(connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
     return fd;
   }
-  std::string RefusalOf(const Descriptor& fd) {
+  // The next message of this type, passing over others; false when the connection ends before.
+  template <class T>
+  static bool Await(const Descriptor& fd, T* message) {
     Packet packet;
-    while (ReceivePacket(fd.get(), 0, &packet) == Receive::kPacket) {
-      Refused refused;
-      if (As(packet.bytes, packet.size, &refused)) return GetText(refused.text);
-    }
-    return "closed without a word";
+    while (ReceivePacket(fd.get(), 0, &packet) == Receive::kPacket)
+      if (As(packet.bytes, packet.size, message)) return true;
+    return false;
+  }
+  std::string RefusalOf(const Descriptor& fd) {
+    Refused refused;
+    return Await(fd, &refused) ? GetText(refused.text) : "closed without a word";
   }
   void TearDown() override {
     for (auto* c : clients_) ultraep_detach(c);

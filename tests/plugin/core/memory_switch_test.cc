@@ -77,10 +77,10 @@ TEST_F(MemorySwitchTest, OneThatNeverOpenedIsDroppedAndTheNewestOfTheOthersCount
   auto c = Open(4);  // first steps need not grow
   EXPECT_EQ(At(3), a);
   EXPECT_EQ(At(4), c);
-  switch_.FreeLeftBehind();
   a.reset();
   b.reset();
   dead.reset();
+  switch_.FreeLeftBehind();
   EXPECT_EQ(switch_.held().size(), 1u);
 }
 
@@ -122,6 +122,7 @@ TEST_F(MemorySwitchTest, WhatAnOperationStillUsesIsHeldAfterTheSwitch) {
   switch_.FreeLeftBehind();
   EXPECT_EQ(switch_.held(), (std::vector{used, b}));
   used.reset();
+  switch_.FreeLeftBehind();
   EXPECT_EQ(switch_.held(), std::vector{b});
 }
 
