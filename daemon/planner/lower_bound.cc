@@ -2,13 +2,20 @@
 
 #include <algorithm>
 
+#include "protocol/split.h"
+
 namespace ultraep::planner {
 
 uint64_t MeanBound(const Problem& problem, Domain domain) {
-  if (problem.shape.slots == 0) return problem.PeakOf(domain);
-  uint64_t sum = 0;
-  for (uint32_t r = domain.begin; r < domain.end; ++r) sum += problem.rank_tokens[r];
-  return (sum + domain.size() - 1) / domain.size();
+  uint64_t sum = 0, speed = 0;
+  uint32_t slots = 0;
+  for (uint32_t r = domain.begin; r < domain.end; ++r) {
+    sum += problem.rank_tokens[r];
+    speed += problem.speeds.empty() ? kFullSpeed : problem.speeds[r];
+    slots += problem.slots_of(r);
+  }
+  if (slots == 0) return problem.PeakOf(domain);
+  return uint64_t((uint128{sum} * kFullSpeed + speed - 1) / speed);
 }
 
 void LowerBound::Reserve(const PlanShape& shape) {
@@ -31,7 +38,7 @@ void LowerBound::FindCeilings(const Problem& problem, Domain domain) {
   ceiling_.resize(domain.size());
   for (uint32_t r = domain.begin; r < domain.end; ++r) {
     uint64_t most = problem.rank_tokens[r];
-    uint32_t slots = shape.slots;
+    uint32_t slots = problem.slots_of(r);
     for (uint32_t i = 0; i < wanted && slots > 0; ++i) {
       if (shape.home(by_tokens_[i]) == r) continue;
       most += problem.expert_tokens[by_tokens_[i]];
@@ -41,15 +48,17 @@ void LowerBound::FindCeilings(const Problem& problem, Domain domain) {
   }
 }
 
-bool LowerBound::Possible(const Problem& problem, Domain domain, uint64_t peak) const {
-  uint64_t sum = 0, room = 0;
-  uint64_t slots = uint64_t{domain.size()} * problem.shape.slots;
+bool LowerBound::Possible(const Problem& problem, Domain domain, uint64_t level) const {
+  uint64_t sum = 0, room = 0, slots = 0;
+  for (uint32_t r = domain.begin; r < domain.end; ++r) slots += problem.slots_of(r);
+  const uint64_t all_slots = slots;
   for (uint32_t r = domain.begin; r < domain.end; ++r) {
+    const uint64_t limit = problem.Limit(r, level);
     sum += problem.rank_tokens[r];
-    room += std::min(peak, ceiling_[r - domain.begin]);
+    room += std::min(limit, ceiling_[r - domain.begin]);
     uint64_t left = problem.rank_tokens[r];
-    uint64_t foreign_slots = uint64_t{domain.size() - 1} * problem.shape.slots;
-    for (uint32_t i = 0; left > peak; ++i) {
+    uint64_t foreign_slots = all_slots - problem.slots_of(r);
+    for (uint32_t i = 0; left > limit; ++i) {
       if (i == problem.shape.experts_per_rank() || slots == 0 || foreign_slots == 0) return false;
       left -= problem.expert_tokens[problem.experts_of(r)[i]];
       --slots;

@@ -8,7 +8,7 @@
 
 namespace ultraep::planner {
 
-// Rounded-up mean of the domain, and its heaviest rank when there is nothing to move it with.
+// Rounded-up mean level of the domain, and its heaviest rank when there is nothing to move it with.
 uint64_t MeanBound(const Problem& problem, Domain domain);
 
 // The stronger of two counting arguments, at least `known`; both allow a rank to export and import
@@ -21,7 +21,7 @@ class LowerBound {
   uint64_t Find(const Problem& problem, Domain domain, uint64_t known);
 
  private:
-  bool Possible(const Problem& problem, Domain domain, uint64_t peak) const;
+  bool Possible(const Problem& problem, Domain domain, uint64_t level) const;
   void FindCeilings(const Problem& problem, Domain domain);
 
   std::vector<uint32_t> by_tokens_;  // heaviest experts of the domain

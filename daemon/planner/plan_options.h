@@ -1,24 +1,57 @@
-// Everything that can be chosen about a plan.
+// Everything that can be chosen about a plan. A plan is a function of the load and of these values,
+// so all daemons of a group must have the same ones.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace ultraep {
 
+// Unit of PlanOptions::speeds: a rank at nominal speed.
+inline constexpr uint32_t kFullSpeed = 1024;
+
+// What a step is predicted to cost; all zero: not known, and the objective of the README holds as
+// it stands. Unit: picoseconds each, range 0..2^40 (about a second).
+//   predicted = max over ranks (tokens x token + experts with tokens x instance) + transfer x
+//   expert
+// transfer: the longest of all ranks' transfers in expert-times, see Certificate.
+struct CostModel {
+  uint64_t token = 0;     // one more token on a rank, all layers' work per token included
+  uint64_t expert = 0;    // one expert's weights over one link
+  uint64_t instance = 0;  // one more active expert on a rank: its launch and its partial tile
+
+  bool known() const { return token || expert || instance; }
+  bool operator==(const CostModel&) const = default;
+};
+
 struct PlanOptions {
   // How far the peak may stay above the lower bound. Unit: parts per million of the bound, range
-  // 0..1'000'000. Smaller values cost replicas (about 15 % more from 10'000 to 5'000 at 64 ranks)
-  // and, near 0, solve time.
+  // 0..1'000'000. Smaller values cost replicas (about 8 % more from 10'000 to 5'000 at 64 ranks).
+  // 0 is the exact mode: as many tokens on every rank, give or take one, where the slots allow it.
   uint32_t epsilon_ppm = 5000;
 
-  // Randomised greedy covers tried per stage. Range 1..16, larger values are taken as 16. Each one
-  // costs a few microseconds at 64 ranks; more of them save replicas.
+  // Greedy covers tried per stage. Range 1..64, larger values are taken as 64. Each one costs about
+  // a microsecond at 64 ranks; more of them save replicas.
   uint32_t variants = 8;
 
   // Work after which the search stops with the best plan so far. Unit: table entries looked at,
   // about 2 ns each; range 0..2^32-1. Counted rather than timed, so that all machines stop at the
   // same place. Only loads near the limit of what the slots can do come close to it.
   uint32_t work_limit = 500'000;
+
+  // Tokens a grouped GEMM handles in one tile. With a value above 1 quotas are multiples of it for
+  // all instances of an expert but one, where the peak allows it. Unit: tokens, 0 and 1: off.
+  uint32_t tile_tokens = 0;
+
+  CostModel cost;
+
+  // [ranks] how fast each rank is, 1..kFullSpeed, with the fastest at kFullSpeed; empty: all equal.
+  // The certificate then counts tokens of a rank at full speed.
+  std::vector<uint32_t> speeds;
+
+  // [ranks] nonzero: the rank's slots cannot be used (fenced, or short of memory). Its main experts
+  // stay where they are. Empty: none.
+  std::vector<uint8_t> without_slots;
 };
 
 }  // namespace ultraep

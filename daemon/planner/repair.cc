@@ -43,6 +43,7 @@ void Repair::Load(const Problem& problem, Domain domain, const std::vector<Piece
   first_slot_.assign(shape.experts, kNone);
   main_tokens_ = problem.expert_tokens;
   rank_tokens_ = problem.rank_tokens;
+  useless_.resize(slots_.size());
   rank_mark_.resize(shape.ranks);
   expert_mark_.resize(shape.experts);
   steps_.resize(shape.ranks);
@@ -73,16 +74,18 @@ void Repair::Remove(uint32_t slot) {
   rank_tokens_[RankOf(slot)] -= gone.tokens;
 }
 
-uint64_t Repair::Excess(uint64_t threshold) const {
+uint64_t Repair::Excess() const {
   uint64_t sum = 0;
   for (uint32_t r = domain_.begin; r < domain_.end; ++r)
-    if (rank_tokens_[r] > threshold) sum += rank_tokens_[r] - threshold;
+    if (rank_tokens_[r] > limit_[r]) sum += rank_tokens_[r] - limit_[r];
   return sum;
 }
 
 uint64_t Repair::Peak() const {
-  return *std::max_element(rank_tokens_.begin() + domain_.begin,
-                           rank_tokens_.begin() + domain_.end);
+  uint64_t peak = 0;
+  for (uint32_t r = domain_.begin; r < domain_.end; ++r)
+    peak = std::max(peak, problem_->Level(r, rank_tokens_[r]));
+  return peak;
 }
 
 void Repair::Store(std::vector<Piece>* pieces) const {
@@ -109,42 +112,40 @@ void Repair::Restore() {
 
 // Flow ------------------------------------------------------------------------------------------
 
-bool Repair::VisitInstance(uint32_t rank, const Step& step, uint64_t threshold) {
+bool Repair::VisitInstance(uint32_t rank, const Step& step) {
   if (rank_mark_[rank] == search_) return false;
   rank_mark_[rank] = search_;
   steps_[rank] = step;
-  if (rank_tokens_[rank] < threshold) return true;
+  if (rank_tokens_[rank] < limit_[rank]) return true;
   queue_.push_back(rank);
   return false;
 }
 
 // All other instances of an expert are one step away from any instance that has tokens. Returns the
 // first rank with room, or kNone.
-uint32_t Repair::VisitExpert(uint32_t expert, uint32_t rank, uint32_t from_slot,
-                             uint64_t threshold) {
+uint32_t Repair::VisitExpert(uint32_t expert, uint32_t rank, uint32_t from_slot) {
   expert_mark_[expert] = search_;
   const uint32_t home = problem_->shape.home(expert);
-  if (VisitInstance(home, {rank, expert, from_slot, kNone}, threshold)) return home;
+  if (VisitInstance(home, {rank, expert, from_slot, kNone})) return home;
   for (uint32_t slot = first_slot_[expert]; slot != kNone; slot = slots_[slot].next)
-    if (VisitInstance(RankOf(slot), {rank, expert, from_slot, slot}, threshold))
-      return RankOf(slot);
+    if (VisitInstance(RankOf(slot), {rank, expert, from_slot, slot})) return RankOf(slot);
   return kNone;
 }
 
-uint32_t Repair::VisitRank(uint32_t rank, uint64_t threshold) {
+uint32_t Repair::VisitRank(uint32_t rank) {
   const PlanShape& shape = problem_->shape;
   const uint32_t first = problem_->first_expert(rank);
   work_->spent += shape.experts_per_rank() + shape.slots;
   for (uint32_t e = first; e < first + shape.experts_per_rank(); ++e) {
     if (first_slot_[e] == kNone || main_tokens_[e] == 0 || expert_mark_[e] == search_) continue;
-    const uint32_t found = VisitExpert(e, rank, kNone, threshold);
+    const uint32_t found = VisitExpert(e, rank, kNone);
     if (found != kNone) return found;
   }
   const uint32_t first_slot = (rank - domain_.begin) * shape.slots;
   for (uint32_t slot = first_slot; slot < first_slot + shape.slots; ++slot) {
     const Slot& s = slots_[slot];
     if (s.expert == kNone || s.tokens == 0 || expert_mark_[s.expert] == search_) continue;
-    const uint32_t found = VisitExpert(s.expert, rank, slot, threshold);
+    const uint32_t found = VisitExpert(s.expert, rank, slot);
     if (found != kNone) return found;
   }
   return kNone;
@@ -152,15 +153,15 @@ uint32_t Repair::VisitRank(uint32_t rank, uint64_t threshold) {
 
 // An expert is stepped through once per search, so no instance occurs twice on a path and the
 // smallest of its token counts can be moved along all of it.
-void Repair::Push(uint32_t last_rank, uint64_t threshold) {
-  uint64_t amount = threshold - rank_tokens_[last_rank];
+void Repair::Push(uint32_t last_rank) {
+  uint64_t amount = limit_[last_rank] - rank_tokens_[last_rank];
   uint32_t first_rank = last_rank;
   while (steps_[first_rank].from_rank != kNone) {
     const Step& step = steps_[first_rank];
     amount = std::min(amount, TokensAt(step.expert, step.from_slot));
     first_rank = step.from_rank;
   }
-  amount = std::min(amount, rank_tokens_[first_rank] - threshold);
+  amount = std::min(amount, rank_tokens_[first_rank] - limit_[first_rank]);
   for (uint32_t r = last_rank; steps_[r].from_rank != kNone; r = steps_[r].from_rank) {
     TokensAt(steps_[r].expert, steps_[r].from_slot) -= amount;
     TokensAt(steps_[r].expert, steps_[r].to_slot) += amount;
@@ -169,26 +170,26 @@ void Repair::Push(uint32_t last_rank, uint64_t threshold) {
   rank_tokens_[last_rank] += amount;
 }
 
-bool Repair::FlowOnce(uint64_t threshold) {
+bool Repair::FlowOnce() {
   ++search_;
   queue_.clear();
   for (uint32_t r = domain_.begin; r < domain_.end; ++r) {
-    if (rank_tokens_[r] <= threshold) continue;
+    if (rank_tokens_[r] <= limit_[r]) continue;
     rank_mark_[r] = search_;
     steps_[r] = {};
     queue_.push_back(r);
   }
   for (uint32_t i = 0; i < queue_.size(); ++i) {
-    const uint32_t found = VisitRank(queue_[i], threshold);
+    const uint32_t found = VisitRank(queue_[i]);
     if (found == kNone) continue;
-    Push(found, threshold);
+    Push(found);
     return true;
   }
   return false;
 }
 
-void Repair::FlowAll(uint64_t threshold) {
-  while (!work_->over() && FlowOnce(threshold)) {
+void Repair::FlowAll() {
+  while (!work_->over() && FlowOnce()) {
   }
 }
 
@@ -218,7 +219,7 @@ uint32_t Repair::HeaviestInCut() const {
 
 // The gain is an estimate: how much can travel to the expert's home inside the cut is not looked
 // at.
-Repair::Swap Repair::BestSwap(uint64_t threshold, uint64_t excess) {
+Repair::Swap Repair::BestSwap(uint64_t excess) {
   Swap best;
   work_->spent += slots_.size() + queue_.size() * problem_->shape.experts_per_rank();
   const uint32_t expert = HeaviestInCut();
@@ -228,11 +229,11 @@ Repair::Swap Repair::BestSwap(uint64_t threshold, uint64_t excess) {
     const uint32_t rank = RankOf(slot);
     if (useless_[slot] || rank_mark_[rank] == search_) continue;
     const Slot& old = slots_[slot];
-    uint64_t room = Room(rank, threshold), cost = 0, wanted = excess;
+    uint64_t room = Room(rank), cost = 0, wanted = excess;
     if (old.expert != kNone) {
       const uint32_t home = problem_->shape.home(old.expert);
       const bool returns = rank_mark_[home] == search_;
-      const uint64_t home_room = returns ? 0 : Room(home, threshold);
+      const uint64_t home_room = returns ? 0 : Room(home);
       room += old.tokens;
       cost = old.tokens > home_room ? old.tokens - home_room : 0;
       if (returns) wanted += old.tokens;
@@ -246,13 +247,13 @@ Repair::Swap Repair::BestSwap(uint64_t threshold, uint64_t excess) {
 // The slot `except` is about to be emptied and does not count.
 bool Repair::CanHost(uint32_t slot, uint32_t expert, uint32_t except) const {
   const uint32_t rank = RankOf(slot);
-  if (problem_->shape.home(expert) == rank) return false;
+  if (problem_->shape.home(expert) == rank || problem_->slots_of(rank) == 0) return false;
   for (uint32_t s = first_slot_[expert]; s != kNone; s = slots_[s].next)
     if (s != except && RankOf(s) == rank) return false;
   return true;
 }
 
-Repair::Exchange Repair::BestExchange(uint64_t threshold, uint64_t excess) {
+Repair::Exchange Repair::BestExchange(uint64_t excess) {
   Exchange best;
   work_->spent += slots_.size();
   for (uint32_t in = 0; in < slots_.size(); ++in) {
@@ -263,7 +264,7 @@ Repair::Exchange Repair::BestExchange(uint64_t threshold, uint64_t excess) {
       const uint32_t rank = RankOf(out);
       const Slot& light = slots_[out];
       if (rank_mark_[rank] == search_ || light.tokens >= heavy.tokens) continue;
-      const uint64_t gain = std::min({heavy.tokens - light.tokens, Room(rank, threshold), excess});
+      const uint64_t gain = std::min({heavy.tokens - light.tokens, Room(rank), excess});
       if (gain <= best.gain || !CanHost(out, heavy.expert, in)) continue;
       if (light.expert != kNone && !CanHost(in, light.expert, out)) continue;
       best = {gain, in, out};
@@ -272,31 +273,31 @@ Repair::Exchange Repair::BestExchange(uint64_t threshold, uint64_t excess) {
   return best;
 }
 
-void Repair::Judge(uint64_t threshold, uint32_t slot, uint64_t* excess) {
-  FlowAll(threshold);
-  const uint64_t now = Excess(threshold);
+void Repair::Judge(uint32_t slot, uint64_t* excess) {
+  FlowAll();
+  const uint64_t now = Excess();
   if (now < *excess) {
     *excess = now;
-    useless_.assign(slots_.size(), 0);
+    ForgetUseless();
     return;
   }
   Restore();
   useless_[slot] = 1;
-  FlowOnce(threshold);  // finds nothing, but marks the cut of the restored state
+  FlowOnce();  // finds nothing, but marks the cut of the restored state
 }
 
-bool Repair::TrySwap(uint64_t threshold, uint64_t* excess) {
-  const Swap swap = BestSwap(threshold, *excess);
+bool Repair::TrySwap(uint64_t* excess) {
+  const Swap swap = BestSwap(*excess);
   if (swap.expert == kNone) return false;
   Save();
   if (slots_[swap.slot].expert != kNone) Remove(swap.slot);
   Insert(swap.slot, swap.expert, 0);
-  Judge(threshold, swap.slot, excess);
+  Judge(swap.slot, excess);
   return true;
 }
 
-bool Repair::TryExchange(uint64_t threshold, uint64_t* excess) {
-  const Exchange exchange = BestExchange(threshold, *excess);
+bool Repair::TryExchange(uint64_t* excess) {
+  const Exchange exchange = BestExchange(*excess);
   if (exchange.inside == kNone) return false;
   Save();
   const Slot heavy = slots_[exchange.inside], light = slots_[exchange.outside];
@@ -304,17 +305,22 @@ bool Repair::TryExchange(uint64_t threshold, uint64_t* excess) {
   if (light.expert != kNone) Remove(exchange.outside);
   Insert(exchange.outside, heavy.expert, heavy.tokens);
   if (light.expert != kNone) Insert(exchange.inside, light.expert, light.tokens);
-  Judge(threshold, exchange.inside, excess);
+  Judge(exchange.inside, excess);
   return true;
 }
 
-bool Repair::Reach(uint64_t threshold) {
-  FlowAll(threshold);
-  uint64_t excess = Excess(threshold);
-  useless_.assign(slots_.size(), 0);
+void Repair::ForgetUseless() {
+  for (uint32_t i = 0; i < slots_.size(); ++i) useless_[i] = problem_->slots_of(RankOf(i)) == 0;
+}
+
+bool Repair::Reach(const Target& target) {
+  limit_ = target.limit.data();
+  FlowAll();
+  uint64_t excess = Excess();
+  ForgetUseless();
   // A change that helps may help by one token only, so the rounds are bounded.
   for (uint64_t round = 0; excess > 0 && round < 2 * slots_.size() && !work_->over(); ++round)
-    if (!TrySwap(threshold, &excess) && !TryExchange(threshold, &excess)) return false;
+    if (!TrySwap(&excess) && !TryExchange(&excess)) return false;
   return excess == 0;
 }
 
@@ -332,7 +338,7 @@ void Repair::Kick(uint32_t number) {
   Insert(slot, expert, 0);
 }
 
-void Repair::Prune(uint64_t threshold) {
+void Repair::Prune() {
   trials_.clear();
   for (uint32_t i = 0; i < slots_.size(); ++i)
     if (slots_[i].expert != kNone) trials_.push_back(i);
@@ -342,8 +348,8 @@ void Repair::Prune(uint64_t threshold) {
   for (const uint32_t slot : trials_) {
     Save();
     Remove(slot);
-    FlowAll(threshold);
-    if (Excess(threshold) > 0) Restore();
+    FlowAll();
+    if (Excess() > 0) Restore();
   }
 }
 

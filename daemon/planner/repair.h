@@ -1,5 +1,5 @@
-// Local search from any set of pieces towards a threshold, for loads that the greedy cover cannot
-// bring below it.
+// Local search from any set of pieces towards a target, for loads that the greedy cover cannot
+// bring there.
 //
 // Three moves alternate:
 //   flow: tokens of an expert may pass from any of its instances to any other. Shortest paths from
@@ -26,19 +26,19 @@ class Repair {
   // Takes over `pieces`; they must be legal.
   void Load(const Problem& problem, Domain domain, const std::vector<Piece>& pieces);
 
-  // True when no rank is above the threshold at the end. Never raises the total excess. Stops early
-  // when the work limit is reached.
-  bool Reach(uint64_t threshold);
+  // True when no rank is above its limit at the end. Never raises the total excess. Stops early
+  // when the work limit is reached. The target must live until the next one is given.
+  bool Reach(const Target& target);
 
   // Puts some heavy expert into some slot, as a way out of a dead end; Reach then makes the best of
   // it. `number` selects which.
   void Kick(uint32_t number);
 
-  // Drops replicas the threshold can be kept without; it must have been reached.
-  void Prune(uint64_t threshold);
+  // Drops replicas the target can be kept without; it must have been reached.
+  void Prune();
 
-  uint64_t Excess(uint64_t threshold) const;  // tokens above the threshold, over all ranks
-  uint64_t Peak() const;
+  uint64_t Excess() const;  // tokens above the limits, over all ranks
+  uint64_t Peak() const;    // highest level
   void Store(std::vector<Piece>* pieces) const;
 
  private:
@@ -70,30 +70,32 @@ class Repair {
   }
   void Insert(uint32_t slot, uint32_t expert, uint64_t tokens);
   void Remove(uint32_t slot);  // its tokens return to the main copy
-  uint64_t Room(uint32_t rank, uint64_t threshold) const {
-    return rank_tokens_[rank] < threshold ? threshold - rank_tokens_[rank] : 0;
+  uint64_t Room(uint32_t rank) const {
+    return rank_tokens_[rank] < limit_[rank] ? limit_[rank] - rank_tokens_[rank] : 0;
   }
 
-  void FlowAll(uint64_t threshold);
-  bool FlowOnce(uint64_t threshold);
-  uint32_t VisitRank(uint32_t rank, uint64_t threshold);
-  uint32_t VisitExpert(uint32_t expert, uint32_t rank, uint32_t from_slot, uint64_t threshold);
-  bool VisitInstance(uint32_t rank, const Step& step, uint64_t threshold);
-  void Push(uint32_t last_rank, uint64_t threshold);
+  void FlowAll();
+  bool FlowOnce();
+  uint32_t VisitRank(uint32_t rank);
+  uint32_t VisitExpert(uint32_t expert, uint32_t rank, uint32_t from_slot);
+  bool VisitInstance(uint32_t rank, const Step& step);
+  void Push(uint32_t last_rank);
 
   uint32_t HeaviestInCut() const;
-  Swap BestSwap(uint64_t threshold, uint64_t excess);
-  Exchange BestExchange(uint64_t threshold, uint64_t excess);
+  Swap BestSwap(uint64_t excess);
+  Exchange BestExchange(uint64_t excess);
   bool CanHost(uint32_t slot, uint32_t expert, uint32_t except) const;
-  bool TrySwap(uint64_t threshold, uint64_t* excess);
-  bool TryExchange(uint64_t threshold, uint64_t* excess);
+  bool TrySwap(uint64_t* excess);
+  bool TryExchange(uint64_t* excess);
   // Keeps the change if it lowered the excess, else undoes it and notes `slot` as useless.
-  void Judge(uint64_t threshold, uint32_t slot, uint64_t* excess);
+  void Judge(uint32_t slot, uint64_t* excess);
+  void ForgetUseless();
   void Save();
   void Restore();
 
   Work* work_;
   const Problem* problem_ = nullptr;
+  const uint64_t* limit_ = nullptr;  // [rank]
   Domain domain_;
   std::vector<Slot> slots_;
   std::vector<uint32_t> first_slot_;   // [expert]

@@ -70,11 +70,11 @@ TEST(LowerBound, NoPlanIsBelowItAndOursIsNotFarAbove) {
     const Plan plan = SolveOrFail(shape, load.view(), options);
 
     Problem problem;
-    problem.Load(shape, load.view());
+    problem.Load(shape, load.view(), {});
     const uint64_t optimum = Exhaustive(problem).Peak();
     EXPECT_LE(plan.certificate.lower_bound, optimum);
     EXPECT_GE(plan.certificate.peak, optimum);
-    problem.SortExperts();
+    problem.SortExperts({0, ranks});
     planner::LowerBound bound;
     EXPECT_LE(bound.Find(problem, Domain{0, ranks}, 0), optimum);
     if (plan.certificate.peak > optimum * 1.01) ++worse;
