@@ -25,6 +25,18 @@ ABSL_FLAG(double, epsilon, 0.005,
           "peak load aimed at, as a fraction above the lower bound, 0..1; smaller balances better "
           "and moves more weights");
 ABSL_FLAG(
+    uint32_t, tile_tokens, 0,
+    "tokens of one tile of the experts' grouped GEMM, 0..65536: quotas are multiples of it where "
+    "the peak allows; 0: off");
+ABSL_FLAG(double, cost_token_ns, 0,
+          "nanoseconds an expert takes for one token, 0..1e6; with this or another cost the daemon "
+          "balances only as far as it pays, and does not replicate when it does not");
+ABSL_FLAG(double, cost_expert_us, 0,
+          "microseconds the weights of one expert take over one link, 0..1e6");
+ABSL_FLAG(double, cost_instance_us, 0,
+          "microseconds one more active expert costs on a rank (launch, partial tile), 0..1e6; at "
+          "decode sizes it makes the daemon move whole experts instead of splitting them");
+ABSL_FLAG(
     int64_t, spin_us, -1,
     "microseconds the planner spins for rows before it sleeps, 0..1000000; -1: 10000 when there "
     "is a CPU for it and for every local rank, else 0; spinning costs a CPU while steps run and "
@@ -68,6 +80,12 @@ T InRange(const char* name, T value, T low, T high) {
     Usage("--" + std::string(name) + " is " + std::to_string(value) + ", must be " +
           std::to_string(low) + ".." + std::to_string(high));
   return value;
+}
+
+uint64_t Picoseconds(const char* name, double value, double unit) {
+  if (!(value >= 0 && value <= 1e6))
+    Usage("--" + std::string(name) + " is " + std::to_string(value) + ", must be 0..1e6");
+  return uint64_t(std::llround(value * unit));
 }
 
 uint64_t BytesOfMib(const char* name, uint64_t mib) {
@@ -138,16 +156,19 @@ DaemonOptions ParseOptions(int argc, char** argv) {
   const double epsilon = absl::GetFlag(FLAGS_epsilon);
   if (!(epsilon >= 0 && epsilon <= 1))
     Usage("--epsilon is " + std::to_string(epsilon) + ", must be 0..1");
-  o.epsilon_ppm = uint32_t(std::lround(epsilon * 1e6));
+  o.plan.epsilon_ppm = uint32_t(std::lround(epsilon * 1e6));
+  o.plan.tile_tokens = InRange("tile_tokens", absl::GetFlag(FLAGS_tile_tokens), 0u, 65536u);
+  o.plan.cost.token = Picoseconds("cost_token_ns", absl::GetFlag(FLAGS_cost_token_ns), 1e3);
+  o.plan.cost.expert = Picoseconds("cost_expert_us", absl::GetFlag(FLAGS_cost_expert_us), 1e6);
+  o.plan.cost.instance =
+      Picoseconds("cost_instance_us", absl::GetFlag(FLAGS_cost_instance_us), 1e6);
   o.spin_us = InRange<int64_t>("spin_us", absl::GetFlag(FLAGS_spin_us), -1, 1000000);
   o.memory_limit_bytes = BytesOfMib("memory_limit_mib", absl::GetFlag(FLAGS_memory_limit_mib));
-  o.max_connections =
-      InRange("max_connections", absl::GetFlag(FLAGS_max_connections), 1u, 65536u);
+  o.max_connections = InRange("max_connections", absl::GetFlag(FLAGS_max_connections), 1u, 65536u);
   o.lease_ns =
       InRange("lease_ms", absl::GetFlag(FLAGS_lease_ms), 500u, 3600000u) * uint64_t{1'000'000};
   o.uid_groups = InRange("uid_groups", absl::GetFlag(FLAGS_uid_groups), 1u, 65536u);
-  o.uid_connections =
-      InRange("uid_connections", absl::GetFlag(FLAGS_uid_connections), 1u, 65536u);
+  o.uid_connections = InRange("uid_connections", absl::GetFlag(FLAGS_uid_connections), 1u, 65536u);
   o.uid_memory_limit_bytes = BytesOfMib("uid_memory_mib", absl::GetFlag(FLAGS_uid_memory_mib));
   o.log_level = ParseLevel(absl::GetFlag(FLAGS_log_level));
   return o;

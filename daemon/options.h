@@ -6,13 +6,14 @@
 #include <string>
 
 #include "daemon/log.h"
+#include "daemon/planner/plan_options.h"
 
 namespace ultraep {
 
 struct DaemonOptions {
   std::string socket;
   uint32_t socket_mode;
-  uint32_t epsilon_ppm;
+  PlanOptions plan;
   int64_t spin_us;  // < 0: from the number of allowed CPUs
   uint64_t memory_limit_bytes;  // 0: from what the machine has left
   uint32_t max_connections;

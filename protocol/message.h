@@ -166,8 +166,8 @@ static_assert(sizeof(StatusDaemon) == 120 && alignof(StatusDaemon) == 8, "bump k
 
 // Counters of one group over all its generations. Times in nanoseconds over the last steps.
 // u64 each: steps_planned 0 | steps_fallback 8 | order_mismatch 16 | bad_rows 24 | replicas 32
-// peak_before_sum 40 | peak_sum 48 | tokens_sum 56 | solve_p50 64 | solve_p99 72
-// double: last_imbalance_before 80 | last_imbalance_after 88                       96
+// peak_before_sum 40 | peak_sum 48 | lower_bound_sum 56 | tokens_sum 64 | solve_p50 72 | solve_p99 80
+// double: last_imbalance_before 88 | last_imbalance_after 96                      104
 struct GroupCounters {
   uint64_t steps_planned = 0;
   uint64_t steps_fallback = 0;
@@ -176,21 +176,22 @@ struct GroupCounters {
   uint64_t replicas = 0;         // sum over planned steps
   uint64_t peak_before_sum = 0;  // tokens, sum over planned steps
   uint64_t peak_sum = 0;
+  uint64_t lower_bound_sum = 0;
   uint64_t tokens_sum = 0;
   uint64_t solve_p50_ns = 0;
   uint64_t solve_p99_ns = 0;
   double last_imbalance_before = 1;
   double last_imbalance_after = 1;
 };
-static_assert(offsetof(GroupCounters, solve_p50_ns) == 64 &&
-                  offsetof(GroupCounters, last_imbalance_after) == 88,
+static_assert(offsetof(GroupCounters, solve_p50_ns) == 72 &&
+                  offsetof(GroupCounters, last_imbalance_after) == 96,
               "bump kLayoutVersion");
-static_assert(sizeof(GroupCounters) == 96 && alignof(GroupCounters) == 8, "bump kLayoutVersion");
+static_assert(sizeof(GroupCounters) == 104 && alignof(GroupCounters) == 8, "bump kLayoutVersion");
 
-// head 16 | config 200 | uid gate members.. 56 | counters 96 | member_states 512       880
+// head 16 | config 200 | uid gate members.. 56 | counters 104 | member_states 512      888
 struct StatusGroup {
   static constexpr MessageType kType = MessageType::kStatusGroup;
-  MessageHead head = HeadOf(kType, 880);
+  MessageHead head = HeadOf(kType, 888);
   GroupConfig config;
   uint32_t uid = 0;
   uint32_t gate_state = 0;
@@ -203,7 +204,7 @@ struct StatusGroup {
   GroupCounters counters;
   uint8_t members[kMaxRanks] = {};  // MemberState of each rank
 };
-static_assert(sizeof(StatusGroup) == 880 && alignof(StatusGroup) == 8, "bump kLayoutVersion");
+static_assert(sizeof(StatusGroup) == 888 && alignof(StatusGroup) == 8, "bump kLayoutVersion");
 static_assert(offsetof(StatusGroup, counters) == 272, "bump kLayoutVersion");
 
 // head 16                                                                         16

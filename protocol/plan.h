@@ -49,6 +49,9 @@ struct Certificate {
   uint64_t peak = 0;         // most tokens on one rank under the plan
   uint64_t lower_bound = 0;  // no plan for this problem has a smaller peak
 
+  // How far the peak is above the bound, 0 at the optimum.
+  double gap() const { return lower_bound ? double(peak) / double(lower_bound) - 1 : 0; }
+
   bool operator==(const Certificate&) const = default;
 };
 static_assert(sizeof(Certificate) == 32 && alignof(Certificate) == 8 &&

@@ -12,13 +12,24 @@ ABSL_FLAG(bool, json, false, "print one line of JSON instead of a table");
 ABSL_FLAG(bool, split, false, "add the tokens of every (source, expert, rank) to the JSON");
 ABSL_FLAG(int32_t, slots, ultraep::kSlotsNotGiven, "redundant slots per rank, 0..32");
 ABSL_FLAG(double, epsilon, 0.005, "allowed distance of the peak from the lower bound, 0..1");
+ABSL_FLAG(uint32_t, domain_size, 0,
+          "ranks per scale-up domain, 0..512, a divisor of the ranks; 0: all ranks are one domain");
+ABSL_FLAG(uint32_t, tile_tokens, 0, "tokens of one GEMM tile that quotas are rounded to, 0..65536");
+ABSL_FLAG(double, cost_token_ns, 0, "nanoseconds an expert takes for one token, 0..1e6");
+ABSL_FLAG(double, cost_expert_us, 0, "microseconds one expert's weights take over a link, 0..1e6");
+ABSL_FLAG(double, cost_instance_us, 0, "microseconds of one more active expert on a rank, 0..1e6");
+ABSL_FLAG(std::string, speeds, "", "relative speed of every rank, as in 1,1,0.5");
+ABSL_FLAG(std::string, without_slots, "", "ranks whose slots cannot be used, as in 3,5");
 ABSL_FLAG(std::string, socket, "", "attach socket of the daemon");
 
 namespace ultraep {
 namespace {
 
 // Libraries may register flags as well; those are not for our users.
-constexpr const char* kFlagNames[] = {"json", "split", "slots", "epsilon", "socket"};
+constexpr const char* kFlagNames[] = {
+    "json",        "split",        "slots",         "epsilon",        "socket",
+    "domain_size", "tile_tokens",  "cost_token_ns", "cost_expert_us", "cost_instance_us",
+    "speeds",      "without_slots"};
 
 absl::CommandLineFlag* Find(const std::string& name) {
   const bool ours =
@@ -32,6 +43,7 @@ void ParseFlag(const std::vector<std::string>& arguments, size_t* at, CommandLin
   const std::string text = argument.substr(argument.rfind("--", 0) == 0 ? 2 : 1);
   const size_t equals = text.find('=');
   std::string name = text.substr(0, equals), value = "true";
+  std::replace(name.begin(), name.end(), '-', '_');  // both spellings are common
   if (name == "help" || name == "h") {
     line->help = true;
     return;

@@ -14,6 +14,7 @@
 #include "daemon/cli/command.h"
 #include "daemon/cli/flags.h"
 #include "daemon/cli/load_file.h"
+#include "daemon/cli/plan_flags.h"
 #include "daemon/planner/solve_plan.h"
 #include "nlohmann/json.hpp"
 #include "protocol/check_plan.h"
@@ -59,7 +60,8 @@ class Progress {
 };
 
 // An illegal plan is our bug; nothing of it may be printed.
-void Recheck(const PlanShape& shape, LoadView load, const Plan& plan, uint64_t matrix) {
+void Recheck(const PlanShape& shape, const PlanOptions& options, LoadView load, const Plan& plan,
+             uint64_t matrix) {
   auto abort_with = [matrix](const std::string& text) {
     std::fprintf(stderr,
                  "ultraepctl: bug: the plan of matrix %llu is wrong: %s; please report it with the "
@@ -77,7 +79,11 @@ void Recheck(const PlanShape& shape, LoadView load, const Plan& plan, uint64_t m
     rank_tokens[shape.home(r.expert)] -= r.tokens;
     rank_tokens[r.rank] += r.tokens;
   }
-  const uint64_t peak = *std::max_element(rank_tokens.begin(), rank_tokens.end());
+  uint64_t peak = 0;  // in tokens of the fastest rank
+  for (uint32_t r = 0; r < shape.ranks; ++r) {
+    const uint64_t speed = options.speeds.empty() ? kFullSpeed : options.speeds[r];
+    peak = std::max(peak, (rank_tokens[r] * kFullSpeed + speed - 1) / speed);
+  }
   if (peak != plan.certificate.peak)
     abort_with(
         absl::StrFormat("the peak is %d, the certificate says %d", peak, plan.certificate.peak));
@@ -128,10 +134,13 @@ Json ToJson(const PlanShape& shape, LoadView load, const Solved& solved, bool wi
   Json out = {{"ranks", shape.ranks},
               {"experts", shape.experts},
               {"slots", shape.slots},
+              {"domain_size", shape.domain_size},
               {"imbalance_before", Imbalance(c.peak_before, c.total, shape.ranks)},
               {"imbalance_after", Imbalance(c.peak, c.total, shape.ranks)},
+              {"imbalance_floor", Imbalance(c.lower_bound, c.total, shape.ranks)},
               {"peak", c.peak},
               {"lower_bound", c.lower_bound},
+              {"gap", c.gap()},
               {"replicas", std::move(replicas)},
               {"transfers", std::move(transfers)}};
   if (with_split) {
@@ -150,11 +159,10 @@ void PrintTable(const PlanShape& shape, const std::vector<Solved>& plans) {
               "bound", "gap", "replicas", "solve us");
   for (size_t i = 0; i < plans.size(); ++i) {
     const Certificate& c = plans[i].plan.certificate;
-    const double gap = c.lower_bound ? double(c.peak) / double(c.lower_bound) - 1 : 0;
     std::printf("%6zu  %6.3f  %6.3f  %12llu  %12llu  %6.2f%%  %8zu  %9.1f\n", i,
                 Imbalance(c.peak_before, c.total, shape.ranks),
                 Imbalance(c.peak, c.total, shape.ranks), static_cast<unsigned long long>(c.peak),
-                static_cast<unsigned long long>(c.lower_bound), 100 * gap,
+                static_cast<unsigned long long>(c.lower_bound), 100 * c.gap(),
                 plans[i].plan.replicas.size(), 1e6 * plans[i].seconds);
   }
   std::printf("\n%6s  %6s  %4s  %4s  %4s  %12s\n", "matrix", "expert", "from", "rank", "slot",
@@ -166,22 +174,6 @@ void PrintTable(const PlanShape& shape, const std::vector<Solved>& plans) {
                   SenderOf(shape, plans[i].plan.replicas.data(), k), r.rank, r.slot,
                   static_cast<unsigned long long>(r.tokens));
     }
-}
-
-// Empty, or which flag is wrong.
-std::string TakeFlags(PlanShape* shape, PlanOptions* options) {
-  const int32_t slots = absl::GetFlag(FLAGS_slots);
-  if (slots == kSlotsNotGiven)
-    return absl::StrFormat("--slots is missing: give the redundant slots per rank, 0..%d",
-                           kMaxSlotsPerRank);
-  if (slots < 0 || slots > int32_t{kMaxSlotsPerRank})
-    return absl::StrFormat("--slots is %d, must be 0..%d", slots, kMaxSlotsPerRank);
-  const double epsilon = absl::GetFlag(FLAGS_epsilon);
-  if (!(epsilon >= 0 && epsilon <= 1))
-    return absl::StrFormat("--epsilon is %g, must be 0..1; 0.005 allows half a percent", epsilon);
-  shape->slots = uint32_t(slots);
-  options->epsilon_ppm = uint32_t(std::lround(epsilon * 1e6));
-  return "";
 }
 
 int Fail(int status, const std::string& text) {
@@ -199,12 +191,14 @@ int RunPlan(const std::vector<std::string>& positional) {
   PlanShape shape;
   PlanOptions options;
   LoadFile loads;
-  if (const std::string wrong = TakeFlags(&shape, &options); !wrong.empty())
-    return Fail(kExitFailed, wrong);
+  if (absl::GetFlag(FLAGS_slots) == kSlotsNotGiven)  // before a large file is read
+    return Fail(kExitFailed, TakePlanFlags(&shape, &options));
   if (const std::string wrong = ReadLoadFile(positional[0], &loads); !wrong.empty())
     return Fail(kExitFailed, wrong);
   shape.ranks = loads.ranks;
   shape.experts = loads.experts;
+  if (const std::string wrong = TakePlanFlags(&shape, &options); !wrong.empty())
+    return Fail(kExitFailed, wrong);
   if (const std::string wrong = CheckShape(shape); !wrong.empty())
     return Fail(kExitFailed, positional[0] + ": " + wrong);
 
@@ -216,7 +210,7 @@ int RunPlan(const std::vector<std::string>& positional) {
       const Clock::time_point start = Clock::now();
       SolvePlan(shape, loads.view(i), options, &workspace, &plans[i].plan);
       plans[i].seconds = Since(start);
-      Recheck(shape, loads.view(i), plans[i].plan, i);
+      Recheck(shape, options, loads.view(i), plans[i].plan, i);
       progress.Done(i + 1);
     }
   }
@@ -235,15 +229,26 @@ int RunPlan(const std::vector<std::string>& positional) {
 
 const Command kPlanCommand = {
     "plan", "plan replicas for recorded loads, without a daemon",
-    "usage: ultraepctl plan LOADS.npy --slots S [--epsilon X] [--json [--split]]\n"
+    "usage: ultraepctl plan LOADS.npy --slots S [flags] [--json [--split]]\n"
     "\n"
     "Plans every load matrix of the file as the daemon would and prints the balance before and\n"
-    "after, the proven lower bound of the peak, and the replicas.\n"
+    "after, the proven lower bound of the peak and the gap to it, and the replicas.\n"
     "\n"
     "LOADS.npy   uint32, int32 or int64 array [ranks, experts] or [matrices, ranks, experts]:\n"
     "            tokens each source rank routes to each logical expert\n"
     "--slots S   redundant slots per rank, 0..32\n"
-    "--epsilon X allowed distance of the peak from the lower bound, 0..1 (default 0.005)\n"
+    "--epsilon X allowed distance of the peak from the lower bound, 0..1 (default 0.005);\n"
+    "            0 is the exact mode: ranks differ by one token at most where the slots allow it\n"
+    "--domain-size D      ranks per scale-up domain, a divisor of the ranks; replicas stay in\n"
+    "            their home's domain; 0: all ranks are one domain (default)\n"
+    "--tile-tokens T      quotas are multiples of T where the peak allows it; 0: off (default)\n"
+    "--cost-token-ns X --cost-expert-us X --cost-instance-us X\n"
+    "            what a token on a rank, an expert's weights on a link, and one more active "
+    "expert\n"
+    "            on a rank cost: balance only as far as it pays (default 0: always to epsilon)\n"
+    "--speeds A,B,...     relative speed of every rank; peak and bound then count tokens of the\n"
+    "            fastest rank\n"
+    "--without-slots R,.. ranks that cannot take replicas\n"
     "--json      one line of JSON instead of a table\n"
     "--split     with --json: the tokens of every (source, expert, rank)\n"
     "\n"

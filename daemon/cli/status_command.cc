@@ -87,6 +87,11 @@ const char* MemberName(uint8_t state) {
   return state < 6 ? kNames[state] : "unknown";
 }
 
+// How far the peaks are above what any plan could have reached.
+double MeanGap(const GroupCounters& c) {
+  return c.lower_bound_sum ? double(c.peak_sum) / double(c.lower_bound_sum) - 1 : 0.0;
+}
+
 double MeanImbalance(const GroupCounters& c, uint64_t peak_sum, uint32_t ranks) {
   return c.tokens_sum ? double(peak_sum) * ranks / double(c.tokens_sum) : 1.0;
 }
@@ -117,6 +122,8 @@ Json GroupJson(const StatusGroup& g) {
           {"replicas", c.replicas},
           {"imbalance_before", MeanImbalance(c, c.peak_before_sum, g.config.ranks)},
           {"imbalance_after", MeanImbalance(c, c.peak_sum, g.config.ranks)},
+          {"imbalance_floor", MeanImbalance(c, c.lower_bound_sum, g.config.ranks)},
+          {"gap", MeanGap(c)},
           {"last_imbalance_before", c.last_imbalance_before},
           {"last_imbalance_after", c.last_imbalance_after},
           {"solve_us", {{"p50", c.solve_p50_ns / 1e3}, {"p99", c.solve_p99_ns / 1e3}}}};

@@ -99,9 +99,7 @@ bool Groups::Begin(Group* group, Refusal* refusal) {
   *refusal = {};
   if (!group->complete()) return false;
   *refusal = CheckMemory(group->key().uid, group->next_generation_bytes());
-  PlanOptions plan_options;
-  plan_options.epsilon_ppm = options_.epsilon_ppm;
-  if (refusal->text.empty()) *refusal = {group->Begin(plan_options), true};
+  if (refusal->text.empty()) *refusal = {group->Begin(options_.plan), true};
   if (!refusal->text.empty()) return false;
   planner_->Add(group->generation());
   return true;

@@ -20,6 +20,7 @@ void StepStatistics::Planned(const Certificate& c, uint32_t ranks, uint64_t repl
   counters_.replicas += replicas;
   counters_.peak_before_sum += c.peak_before;
   counters_.peak_sum += c.peak;
+  counters_.lower_bound_sum += c.lower_bound;
   counters_.tokens_sum += c.total;
   counters_.last_imbalance_before = Imbalance(c.peak_before, c.total, ranks);
   counters_.last_imbalance_after = Imbalance(c.peak, c.total, ranks);

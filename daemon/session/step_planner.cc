@@ -15,7 +15,11 @@ uint64_t ProblemDigest(const PlanShape& shape, const PlanOptions& options, LoadV
   digest.Add(uint64_t{shape.ranks} << 32 | shape.experts);
   digest.Add(uint64_t{shape.slots} << 32 | shape.domain_size);
   digest.Add(uint64_t{options.epsilon_ppm} << 32 | options.variants);
-  digest.Add(options.work_limit);
+  digest.Add(uint64_t{options.work_limit} << 32 | options.tile_tokens);
+  for (const uint64_t cost : {options.cost.token, options.cost.expert, options.cost.instance})
+    digest.Add(cost);
+  for (const uint32_t speed : options.speeds) digest.Add(speed);
+  for (const uint8_t without : options.without_slots) digest.Add(without);
   digest.AddBytes(load.tokens, uint64_t{load.ranks} * load.experts * 4);
   return digest.value();
 }

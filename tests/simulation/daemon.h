@@ -23,7 +23,6 @@ class Daemon : public Process {
     DaemonOptions options;
     options.socket = socket;
     options.socket_mode = 0600;
-    options.epsilon_ppm = 5000;
     options.spin_us = 0;
     options.memory_limit_bytes = options.uid_memory_limit_bytes = uint64_t{1} << 30;
     options.max_connections = options.uid_connections = 64;

@@ -38,7 +38,6 @@ class TestDaemon {
   static DaemonOptions Defaults() {
     DaemonOptions options;
     options.socket_mode = 0600;
-    options.epsilon_ppm = 5000;
     options.spin_us = -1;
     options.memory_limit_bytes = options.uid_memory_limit_bytes = uint64_t{1} << 30;
     options.max_connections = options.uid_connections = 64;

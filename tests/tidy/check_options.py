@@ -63,11 +63,16 @@ class Program:
         self.usage = ""      # what --help prints, as far as it is written by hand
         self.prints_help = False  # --help prints the definitions
         self.flagfile = False
+        self.dashes = False  # --a-b is the same as --a_b
 
     def own(self):
         return {*self.absl, *self.others}
 
+    def spelled(self, flag):
+        return flag.replace("-", "_") if self.dashes else flag
+
     def takes(self, flag, programs):
+        flag = self.spelled(flag)
         names = self.own() | {"help"} | ({"flagfile"} if self.flagfile else set())
         return flag in names or flag.removeprefix("no") in [
             n for n, f in self.absl.items() if f.type == "bool"] or any(
@@ -80,6 +85,7 @@ def _binary(tree, name):
         kept = cpp.strip(tree.text(file), strings=True)
         program.absl.update(absl_flags(tree, file))
         program.flagfile |= "ParseCommandLine(" in cpp.strip(tree.text(file))
+        program.dashes |= "'-', '_'" in kept
         program.prints_help |= bool(re.search(r"GetAllFlags\(", kept)
                                     and re.search(r"(->|\.)Help\(\)", kept))
         for literal in re.findall(r'"(?:[^"\\\n]|\\.)*"(?:\s*"(?:[^"\\\n]|\\.)*")*', kept):
@@ -142,7 +148,7 @@ def definitions(tree, any_value, undocumented):
         for name in sorted(program.own() - {"help"}):
             if program.prints_help and name in program.absl:
                 continue
-            if not re.search(rf"--{re.escape(name)}(?![\w-])", program.usage):
+            if name not in {program.spelled(f) for f in re.findall(r"--([a-z][\w-]*)", program.usage)}:
                 unlisted.add(f"{program.name} --{name}")
     wrong += [f"{w} is not in its help" for w in sorted(unlisted - set(undocumented))]
     wrong += [f"{w} needs no exemption" for w in sorted((set(any_value) - valued)

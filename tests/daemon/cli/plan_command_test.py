@@ -197,6 +197,53 @@ class PlanCommand(unittest.TestCase):
         self.assertLessEqual(loose["peak"], loose["lower_bound"] * 1.1 + 1)
         self.assertLessEqual(len(loose["replicas"]), len(tight["replicas"]))
 
+    def test_the_certificate_says_how_far_the_peak_is_from_the_bound(self):
+        plan = self.plan(self.random.poisson(500, (8, 32)).astype(np.uint32) * 3, 1)[0]
+        self.assertAlmostEqual(plan["gap"], plan["peak"] / plan["lower_bound"] - 1)
+        self.assertLessEqual(plan["imbalance_floor"], plan["imbalance_after"])
+
+    def test_domains_keep_replicas_at_home_and_raise_the_floor(self):
+        load = self.random.poisson(500, (8, 32)).astype(np.uint32)
+        load[:, :4] *= 9
+        for flag in ("--domain-size", "--domain_size"):
+            plan = self.plan(load, 2, flag, 4)[0]
+            self.assertEqual(plan["domain_size"], 4)
+            for r in plan["replicas"]:
+                self.assertEqual(r["expert"] // 4 // 4, r["rank"] // 4)
+            self.assertGreater(plan["imbalance_floor"], 1.2)
+            self.assertLessEqual(plan["gap"], 0.0051)
+
+    def test_the_exact_mode_leaves_one_token_of_difference(self):
+        load = self.random.poisson(500 * self.random.lognormal(0, 1, 16), (8, 16)).astype(np.uint32)
+        plan = self.plan(load, 2, "--epsilon", 0)[0]
+        self.assertEqual(plan["peak"], -(-int(load.sum()) // 8))
+
+    def test_slow_ranks_and_ranks_without_slots(self):
+        load = self.random.poisson(500 * self.random.lognormal(0, 1, 64), (8, 64)).astype(np.uint32)
+        plan = self.plan(load, 4, "--without-slots", "2,5")[0]
+        self.assertFalse([r for r in plan["replicas"] if r["rank"] in (2, 5)])
+        done = run("plan", self.save(load), "--slots", 4, "--json", "--speeds", "1,1,1,.5,1,1,1,1")
+        slow = json.loads(done.stdout)["plans"][0]
+        tokens = load.sum(axis=0).reshape(8, 8).sum(axis=1).tolist()
+        for r in slow["replicas"]:
+            tokens[r["expert"] // 8] -= r["tokens"]
+            tokens[r["rank"]] += r["tokens"]
+        self.assertEqual(slow["peak"], max(t * (2 if i == 3 else 1) for i, t in enumerate(tokens)))
+        self.assertLessEqual(slow["peak"], load.sum() / 7.5 * 1.0051)
+
+    def test_costs_decide_whether_to_replicate(self):
+        load = self.random.poisson(500 * self.random.lognormal(0, 1, 16), (8, 16)).astype(np.uint32)
+        cheap = self.plan(load, 2, "--cost-token-ns", 100, "--cost-expert-us", 50)[0]
+        dear = self.plan(load, 2, "--cost-token-ns", 1, "--cost-expert-us", 500000)[0]
+        self.assertTrue(cheap["replicas"])
+        self.assertEqual(dear["replicas"], [])
+
+    def test_tiles(self):
+        load = self.random.poisson(5000 * self.random.lognormal(0, 1, 16), (8, 16))
+        for r in self.plan(load.astype(np.uint32), 2, "--tile-tokens", 64)[0]["replicas"]:
+            whole = int(load[:, r["expert"]].sum())
+            self.assertTrue(r["tokens"] % 64 == 0 or (whole - r["tokens"]) % 64 == 0, r)
+
     def test_split_only_on_request(self):
         self.plan(np.ones((2, 4), np.uint32), 1, split=False)
 
@@ -215,6 +262,22 @@ class PlanCommand(unittest.TestCase):
             self.assertIn(text, done.stdout)
 
     # What is refused ---------------------------------------------------------------------------
+
+    def test_bad_planner_flags(self):
+        path = self.save(np.ones((4, 8), np.uint32))
+        for flag, value, texts in [
+                ("--domain-size", 3, ["domain_size is 3", "divisor of ranks (4)"]),
+                ("--tile-tokens", 70000, ["--tile_tokens is 70000", "0..65536"]),
+                ("--cost-token-ns", -1, ["--cost_token_ns is -1", "0..1e6"]),
+                ("--cost-expert-us", "nan", ["--cost_expert_us is nan"]),
+                ("--cost-instance-us", 2e6, ["--cost_instance_us is 2e+06"]),
+                ("--speeds", "1,1", ["2 values", "4 ranks"]),
+                ("--speeds", "1,1,0,1", ["'0'", "above 0"]),
+                ("--speeds", "1,1,x,1", ["'x'", "1,1,0.5"]),
+                ("--speeds", "1,1,1e-9,1", ["1e-09 is less than"]),
+                ("--without-slots", "1,4", ["'4'", "0..3"])]:
+            with self.subTest(flag=flag, value=value):
+                self.refuse(1, texts, "plan", path, "--slots", 1, flag, value)
 
     def test_bad_cells(self):
         for dtype in (np.int32, np.int64):
