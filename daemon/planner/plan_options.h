@@ -35,9 +35,10 @@ struct PlanOptions {
   uint32_t variants = 8;
 
   // Work after which the search stops with the best plan so far. Unit: table entries looked at,
-  // about 2 ns each; range 0..2^32-1. Counted rather than timed, so that all machines stop at the
-  // same place. Only loads near the limit of what the slots can do come close to it.
-  uint32_t work_limit = 500'000;
+  // about 4 ns each; range 0..2^32-1. Counted rather than timed, so that all machines stop at the
+  // same place. Only loads near the limit of what the slots can do come close to it; the default
+  // keeps them at about a millisecond, half of the ranks' solve deadline.
+  uint32_t work_limit = 300'000;
 
   // Tokens a grouped GEMM handles in one tile. With a value above 1 quotas are multiples of it for
   // all instances of an expert but one, where the peak allows it. Unit: tokens, 0 and 1: off.

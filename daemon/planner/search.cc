@@ -17,6 +17,7 @@ constexpr uint32_t kClose = 4096;
 
 // Tried where the repair of all covers fails, as far as the work limit allows.
 constexpr uint32_t kKicks = 96;
+constexpr uint32_t kRounds = 4;
 
 }  // namespace
 
@@ -33,6 +34,7 @@ void Search::Reserve(const PlanShape& shape) {
   cover_.Reserve(shape);
   repair_.Reserve(shape);
   lower_bound_.Reserve(shape);
+  heuristic_.Reserve(shape);
   const uint64_t slots = uint64_t{shape.ranks} * shape.slots;
   for (std::vector<Piece>* v : {&pieces_, &start_, &best_}) v->reserve(slots);
   target_.Reserve(shape);
@@ -111,28 +113,41 @@ void Search::Bisect(uint64_t level) {
   }
 }
 
-// Kicks the state in `best_` about, first at the wanted level, then at ever easier ones, as long as
-// the work limit allows.
+// Kicks `start_` about until the level is reached, or kKicks of them got no nearer. True when a
+// better plan than before came out of it.
+bool Search::Kick(uint64_t level) {
+  Aim(level);
+  const uint64_t before = reached_;
+  uint64_t least = UINT64_MAX;
+  for (uint32_t i = 0; i < kKicks && !work_.over(); ++i) {
+    repair_.Load(*problem_, domain_, start_);
+    repair_.Kick(kick_++);
+    if (Keep(repair_.Reach(target_)) || reached_ < before) break;
+    const uint64_t excess = repair_.Excess();
+    if (excess > least) continue;
+    least = excess;
+    repair_.Store(&start_);
+  }
+  return reached_ < before;
+}
+
+// First from the best plan at the wanted level, then at ever easier ones; then all over again from
+// covers, as long as the work limit allows.
 void Search::KickAll(uint64_t level) {
-  uint64_t aim = level, low = level;
-  uint32_t kick = 0;
-  while (reached_ > aim && !work_.over()) {
-    uint64_t least = UINT64_MAX;
-    start_ = best_;
-    Aim(aim);
-    const uint64_t before = reached_;
-    for (uint32_t i = 0; i < kKicks && reached_ == before && !work_.over(); ++i) {
-      repair_.Load(*problem_, domain_, start_);
-      repair_.Kick(kick++);
-      if (Keep(repair_.Reach(target_))) break;
-      const uint64_t excess = repair_.Excess();
-      if (excess > least) continue;
-      least = excess;
-      repair_.Store(&start_);
+  kick_ = 0;
+  for (uint32_t round = 0; round < kRounds && reached_ > level && !work_.over(); ++round) {
+    uint64_t low = level, aim = low + (reached_ - low) / 2;
+    while (reached_ > aim && !work_.over()) {
+      if (round == 0) {
+        start_ = best_;
+      } else {
+        Aim(aim);
+        cover_.RunToTheEnd({round, problem_->shape.slots, 0}, &start_);
+      }
+      if (!Kick(aim)) low = aim;
+      aim = low + (reached_ - low) / 2;
+      if (reached_ - low <= bound_ / kClose + 1) break;
     }
-    if (reached_ == before) low = aim;
-    aim = low + (reached_ - low) / 2;
-    if (reached_ - low <= bound_ / kClose + 1) return;
   }
 }
 
@@ -145,6 +160,15 @@ void Search::SolveHard(uint64_t level) {
   work_.limit = begun + share_;
   Bisect(level);
   KickAll(level);
+  if (reached_ > level) TakeHeuristic();
+}
+
+// So that the plan is never above the published one's.
+void Search::TakeHeuristic() {
+  const uint64_t peak = heuristic_.Run(*problem_, domain_, &pieces_);
+  if (peak >= reached_) return;
+  reached_ = peak;
+  best_.swap(pieces_);
 }
 
 void Search::Solve(Domain domain, uint32_t epsilon_ppm, uint64_t* bound,

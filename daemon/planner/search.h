@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "daemon/planner/baselines/ultraep_heuristic.h"
 #include "daemon/planner/cover.h"
 #include "daemon/planner/lower_bound.h"
 #include "daemon/planner/plan_options.h"
@@ -38,13 +39,16 @@ class Search {
   bool Keep(bool done);
   bool RepairAll(uint32_t starts);
   void Bisect(uint64_t level);
+  bool Kick(uint64_t level);
   void KickAll(uint64_t level);
   void SolveHard(uint64_t level);
+  void TakeHeuristic();
 
   Work work_;
   Cover cover_{&work_};
   Repair repair_{&work_};
   LowerBound lower_bound_;
+  UltraEpHeuristic heuristic_;
   const PlanOptions* options_ = nullptr;
   Problem* problem_ = nullptr;
   uint64_t share_ = 0;  // of the work limit, for one search
@@ -54,6 +58,7 @@ class Search {
   Target target_;
   uint64_t bound_ = 0;
   uint64_t reached_ = 0;  // level of `best_`
+  uint32_t kick_ = 0;     // number of the next one
   std::vector<Piece> best_, pieces_, start_;
 };
 

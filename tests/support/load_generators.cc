@@ -146,6 +146,21 @@ LoadMatrix DominantExpertLoad(uint32_t ranks, uint32_t experts, double imbalance
                   &random);
 }
 
+LoadMatrix ZipfLoad(uint32_t ranks, uint32_t experts, double imbalance, uint64_t seed,
+                    BatchShape batch) {
+  Random random(seed);
+  std::vector<uint32_t> order(experts);
+  for (uint32_t e = 0; e < experts; ++e) order[e] = e;
+  for (uint32_t e = experts; e > 1; --e) std::swap(order[e - 1], order[random.Below(e)]);
+  auto weights = [&](double exponent) {
+    std::vector<double> w(experts);
+    for (uint32_t e = 0; e < experts; ++e) w[order[e]] = std::pow(e + 1, -exponent);
+    return w;
+  };
+  return DrawLoad(ranks, experts, {WeightsFor(imbalance, ranks, batch.top_k, 6, weights)}, batch,
+                  &random);
+}
+
 LoadMatrix LogNormalLoad(uint32_t ranks, uint32_t experts, double imbalance, uint64_t seed,
                          BatchShape batch) {
   Random random(seed);

@@ -40,6 +40,11 @@ LoadMatrix DrawLoad(uint32_t ranks, uint32_t experts,
 LoadMatrix DominantExpertLoad(uint32_t ranks, uint32_t experts, double imbalance, uint64_t seed,
                               BatchShape batch = {});
 
+// "Generator B": experts follow a Zipf law in random order; its exponent is chosen for the wanted
+// imbalance. One expert may be hotter than a whole rank.
+LoadMatrix ZipfLoad(uint32_t ranks, uint32_t experts, double imbalance, uint64_t seed,
+                    BatchShape batch = {});
+
 // "Generator C": log-normal popularity whose width is chosen for the wanted imbalance, and every
 // source rank deviates from it (log-normal, deviation 0.5).
 LoadMatrix LogNormalLoad(uint32_t ranks, uint32_t experts, double imbalance, uint64_t seed,

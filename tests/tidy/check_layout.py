@@ -14,8 +14,8 @@ MAY_USE = {
     "tests": ["protocol/", "kernels/", "daemon/", "plugin/", "tests/"],
 }
 THIRD_PARTY = {  # header prefix -> folders that may use it
-    "absl/": ["daemon/", "plugin/examples/"],
-    "nlohmann/": ["daemon/cli/", "plugin/examples/"],
+    "absl/": ["daemon/", "plugin/examples/", "tests/bench/"],
+    "nlohmann/": ["daemon/cli/", "plugin/examples/", "tests/bench/"],
     "gtest/": ["tests/"],
     "gmock/": ["tests/"],
 }

@@ -131,7 +131,7 @@ def definitions(tree, any_value, undocumented):
     """Each flag is read, explains itself, and is in its program's --help."""
     wrong, valued, unlisted = [], set(), set()
     code = "\n".join(cpp.strip(tree.text(n)) for n in tree.of_kind("header", "source")
-                     if not n.startswith("tests/"))
+                     if not n.startswith("tests/") or n.startswith("tests/bench/"))
     for program in programs_of(tree).values():
         for name, flag in program.absl.items():
             where = f"{program.name} --{name}"
