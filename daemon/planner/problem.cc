@@ -70,7 +70,13 @@ void Target::Set(const Problem& problem, Domain domain, uint64_t new_level, bool
     const uint64_t x = problem.rank_tokens[a], y = problem.rank_tokens[b];
     return x != y ? x < y : a < b;
   });
-  for (uint64_t i = 0; i < room - tokens; ++i) --limit[emptiest_[i]];
+  // A slow rank's limit may be 0 already.
+  for (uint64_t spare = room - tokens; spare > 0;)
+    for (uint32_t i = 0; i < domain.size() && spare > 0; ++i)
+      if (limit[emptiest_[i]] > 0) {
+        --limit[emptiest_[i]];
+        --spare;
+      }
 }
 
 }  // namespace ultraep::planner

@@ -27,11 +27,13 @@ struct PlanWorkspace::Impl {
   PlanOptions options;
   StepCost step_cost;
   std::vector<Piece> chosen, candidate;
+  std::vector<uint64_t> after;  // [rank] tokens
   std::vector<uint32_t> used_slots;
   uint64_t bound = 0;
 
   void Reserve(const PlanShape& shape);
   void SolveAll(uint32_t epsilon_ppm, std::vector<Piece>* pieces);
+  void DropUseless(std::vector<Piece>* pieces);
   void ChooseByCost();
   void Publish(Plan* plan);
 };
@@ -40,6 +42,7 @@ void PlanWorkspace::Impl::Reserve(const PlanShape& shape) {
   search.Reserve(shape);
   step_cost.Reserve(shape);
   for (auto* v : {&chosen, &candidate}) v->reserve(uint64_t{shape.ranks} * shape.slots);
+  after.reserve(shape.ranks);
   used_slots.reserve(shape.ranks);
 }
 
@@ -47,6 +50,23 @@ void PlanWorkspace::Impl::SolveAll(uint32_t epsilon_ppm, std::vector<Piece>* pie
   pieces->clear();
   for (uint32_t d = 0; d < problem.domains(); ++d)
     search.Solve(problem.domain(d), epsilon_ppm, &bound, pieces);
+  if (problem.domains() > 1 && epsilon_ppm > 0) DropUseless(pieces);
+}
+
+// Everybody waits for the highest level: in a domain that was below it from the start, replicas
+// gain nothing. It may turn out to be that high only after other domains were planned.
+void PlanWorkspace::Impl::DropUseless(std::vector<Piece>* pieces) {
+  after = problem.rank_tokens;
+  for (const Piece& piece : *pieces) {
+    after[problem.shape.home(piece.expert)] -= piece.tokens;
+    after[piece.rank] += piece.tokens;
+  }
+  uint64_t peak = 0;
+  for (uint32_t r = 0; r < problem.shape.ranks; ++r)
+    peak = std::max(peak, problem.Level(r, after[r]));
+  std::erase_if(*pieces, [&](const Piece& piece) {
+    return problem.PeakOf(problem.domain(problem.shape.domain(piece.rank))) <= peak;
+  });
 }
 
 // The cheapest of: no replicas, the wanted balance, coarser ones, and moves of whole experts.

@@ -1,12 +1,15 @@
 // The same rows and options give the same plan: on every machine, with any workspace, and without
 // touching the heap.
+#include <atomic>
 #include <cstdlib>
 #include <new>
+#include <thread>
 
+#include "tests/daemon/planner/plan_digest.h"
 #include "tests/daemon/planner/planner_checks.h"
 
 namespace {
-uint64_t allocations = 0;
+std::atomic<uint64_t> allocations = 0;
 }
 
 // Not inlined: GCC would see free() on what operator new returned and warn.
@@ -21,28 +24,6 @@ __attribute__((noinline)) void operator delete(void* memory, size_t) noexcept { 
 namespace ultraep::test {
 namespace {
 
-// Integers only, so that the load itself is the same everywhere.
-LoadMatrix IntegerLoad(const PlanShape& shape, uint64_t seed) {
-  Random random(seed);
-  LoadMatrix load(shape.ranks, shape.experts);
-  for (uint32_t e = 0; e < shape.experts; ++e) {
-    const uint32_t scale = 1 + random.Below(40) * random.Below(40);
-    for (uint32_t r = 0; r < shape.ranks; ++r) load.at(r, e) = random.Below(scale);
-  }
-  return load;
-}
-
-uint64_t DigestOf(const Plan& plan) {
-  uint64_t digest = 0xcbf29ce484222325;  // FNV-1a over 64-bit words
-  auto add = [&](uint64_t word) { digest = (digest ^ word) * 0x100000001b3; };
-  for (const Replica& r : plan.replicas)
-    for (const uint64_t word : {uint64_t{r.expert}, uint64_t{r.rank}, uint64_t{r.slot}, r.tokens})
-      add(word);
-  add(plan.certificate.peak);
-  add(plan.certificate.lower_bound);
-  return digest;
-}
-
 TEST(PlanDeterminism, AUsedWorkspaceGivesTheSamePlanAsAFreshOne) {
   PlanWorkspace used;
   for (uint64_t seed = 1; seed <= 40; ++seed) {
@@ -54,6 +35,24 @@ TEST(PlanDeterminism, AUsedWorkspaceGivesTheSamePlanAsAFreshOne) {
     SolvePlan(shape, load.view(), {}, &used, &used_plan);
     EXPECT_EQ(fresh_plan, used_plan) << "seed " << seed << " " << Text(shape);
   }
+}
+
+TEST(PlanDeterminism, ThreadsDoNotDisturbEachOther) {
+  const PlanShape shape{64, 256, 2, 0};
+  std::vector<Plan> alone(8), together(8);
+  for (uint64_t i = 0; i < 8; ++i) {
+    PlanWorkspace workspace;
+    SolvePlan(shape, IntegerLoad(shape, i).view(), {}, &workspace, &alone[i]);
+  }
+  std::vector<std::thread> threads;
+  for (uint64_t i = 0; i < 8; ++i)
+    threads.emplace_back([&, i] {
+      const LoadMatrix load = IntegerLoad(shape, i);
+      PlanWorkspace workspace;
+      for (uint32_t k = 0; k < 20; ++k) SolvePlan(shape, load.view(), {}, &workspace, &together[i]);
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(alone, together);
 }
 
 // A changed value means that daemons of different builds would plan differently: change the version

@@ -1,9 +1,13 @@
-"""How many instructions a plan takes, so that a slower planner shows on a noisy machine too.
+""
+    "How many instructions a plan takes, so that a slower planner shows on a noisy machine too.
 
-usage: /usr/bin/python3 instructions_test.py FOLDER_OF_THE_BINARIES
+    usage : /
+            usr / bin /
+            python3 instructions_test.py FOLDER_OF_THE_BINARIES
 
-callgrind counts what SolvePlan executes, column sums and certificate included. A limit is a tenth
-above what was counted when it was set (GCC 12, -O3, AVX2); lower it when the planner gets faster.
+                callgrind counts what SolvePlan executes,
+    column sums and certificate included.A limit is a tenth above what was counted when it was
+        set(GCC 12, -O3, AVX2); lower it when the planner gets faster.
 """
 
 import os

@@ -79,6 +79,15 @@ TEST(Speeds, ASlowRankGetsItsShare) {
   for (const uint64_t t : tokens) EXPECT_LE(t, fair * 1.0051);
 }
 
+TEST(Speeds, ARankTooSlowForOneTokenStaysWithinTheExactMode) {
+  PlanOptions options = Exact();
+  options.speeds.assign(6, kFullSpeed);
+  options.speeds[1] = options.speeds[2] = 1;
+  const LoadMatrix load = FromExpertTokens(6, {9, 0, 0, 3, 1, 2});
+  const Plan plan = SolveOrFail({6, 6, 2, 0}, load.view(), options);
+  EXPECT_EQ(plan.certificate.peak, 4);
+}
+
 TEST(Speeds, EqualSpeedsChangeNothing) {
   const PlanShape shape{16, 64, 2, 0};
   PlanOptions options;

@@ -1,4 +1,6 @@
 // Random shapes and loads of all kinds: the plan is legal, exact and never harmful.
+#include <cstdlib>
+
 #include "tests/daemon/planner/planner_checks.h"
 
 namespace ultraep::test {
@@ -48,16 +50,31 @@ LoadMatrix RandomLoad(const PlanShape& shape, Random* random) {
   return load;
 }
 
+PlanOptions RandomOptions(const PlanShape& shape, Random* random) {
+  PlanOptions options;
+  options.epsilon_ppm = random->Below(2) ? 5000 : random->Below(20000) * random->Below(2);
+  options.variants = random->Below(80);
+  options.work_limit = random->Below(4) ? 20000 : random->Below(1000);
+  if (random->Below(4) == 0) options.tile_tokens = random->Below(300);
+  for (uint64_t* cost : {&options.cost.token, &options.cost.expert, &options.cost.instance})
+    if (random->Below(8) == 0) *cost = random->Next() >> (24 + random->Below(40));
+  if (random->Below(4) == 0)
+    for (uint32_t r = 0; r < shape.ranks; ++r)
+      options.speeds.push_back(uint32_t(1 + random->Below(kFullSpeed)));
+  if (random->Below(4) == 0)
+    for (uint32_t r = 0; r < shape.ranks; ++r)
+      options.without_slots.push_back(random->Below(3) == 0);
+  return options;
+}
+
 TEST(PlanProperties, EveryPlanIsLegalAndExactAndNeverRaisesThePeak) {
   PlanWorkspace used;
-  for (uint64_t seed = 1; seed <= 4000; ++seed) {
+  const uint64_t seeds = std::getenv("ULTRAEP_NIGHTLY") ? 400'000 : 8000;
+  for (uint64_t seed = 1; seed <= seeds; ++seed) {
     Random random(seed);
     const PlanShape shape = RandomShape(&random);
     const LoadMatrix load = RandomLoad(shape, &random);
-    PlanOptions options;
-    options.epsilon_ppm = random.Below(2) ? 5000 : random.Below(20000);
-    options.variants = random.Below(80);
-    options.work_limit = random.Below(4) ? 20000 : random.Below(1000);
+    const PlanOptions options = RandomOptions(shape, &random);
     SCOPED_TRACE("seed " + std::to_string(seed) + ": " + Text(shape));
     ASSERT_EQ(CheckShape(shape), "");
     const Plan plan = SolveOrFail(shape, load.view(), options);
