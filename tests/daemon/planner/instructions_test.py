@@ -1,13 +1,9 @@
-""
-    "How many instructions a plan takes, so that a slower planner shows on a noisy machine too.
+"""How many instructions a plan takes, so that a slower planner shows on a noisy machine too.
 
-    usage : /
-            usr / bin /
-            python3 instructions_test.py FOLDER_OF_THE_BINARIES
+usage: /usr/bin/python3 instructions_test.py FOLDER_OF_THE_BINARIES
 
-                callgrind counts what SolvePlan executes,
-    column sums and certificate included.A limit is a tenth above what was counted when it was
-        set(GCC 12, -O3, AVX2); lower it when the planner gets faster.
+callgrind counts what SolvePlan executes, column sums and certificate included. A limit is a tenth
+above what was counted when it was set (GCC 12, -O3, AVX2); lower it when the planner gets faster.
 """
 
 import os
@@ -19,6 +15,7 @@ import unittest
 
 BIN = ""
 SEEDS = 5
+CALLGRIND = "valgrind --tool=callgrind --toggle-collect=ultraep::SolvePlan*".split()
 LIMITS = [  # ranks, experts, slots, generator, imbalance, instructions of one plan
     (64, 256, 2, "A", 2, 190_000),
     (64, 256, 2, "C", 2, 191_000),
@@ -29,14 +26,13 @@ LIMITS = [  # ranks, experts, slots, generator, imbalance, instructions of one p
 
 class Instructions(unittest.TestCase):
     def count(self, folder, ranks, experts, slots, generator, imbalance):
-        loads, out = os.path.join(folder, "loads.npy"), os.path.join(folder, "out")
+        loads = os.path.join(folder, "loads.npy")
         subprocess.run([os.path.join(BIN, "ultraep-bench"), "loads", loads, "--ranks", str(ranks),
                         "--experts", str(experts), "--generator", generator, "--imbalance",
                         str(imbalance), "--seeds", str(SEEDS)], check=True, timeout=120)
         done = subprocess.run(
-            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}",
-             "--toggle-collect=ultraep::SolvePlan*", os.path.join(BIN, "ultraepctl"), "plan", loads,
-             "--slots", str(slots), "--json"], capture_output=True, text=True, timeout=300)
+            [*CALLGRIND, os.path.join(BIN, "ultraepctl"), "plan", loads, "--slots", str(slots)],
+            cwd=folder, capture_output=True, text=True, timeout=300)
         self.assertEqual(done.returncode, 0, done.stderr)
         return int(re.search(r"Collected : (\d+)", done.stderr)[1]) // SEEDS
 
@@ -51,5 +47,5 @@ class Instructions(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    BIN = sys.argv.pop(1)
+    BIN = os.path.abspath(sys.argv.pop(1))
     unittest.main()

@@ -112,7 +112,7 @@ def min_replicas(tokens, ranks, peak, seconds=30):
             count.append((used, 1))
             into[j].append((moved, 1))
         program.row(given, low=need)
-#What follows is implied, and helps the solver.
+        # What follows is implied, and helps the solver.
         program.row(cover, low=need)
         program.row(count, low=fewest(rooms, need))
         pairs += count
@@ -149,8 +149,7 @@ def main():
         mean = -(-sum(tokens) // ranks)
         peak = mean + int(mean * flags.epsilon)
         found, bound = min_replicas(tokens, ranks, peak, flags.seconds)
-        result = {
-  "mean" : mean, "peak" : peak, "replicas" : found, "replicas_bound" : bound}
+        result = {"mean": mean, "peak": peak, "replicas": found, "replicas_bound": bound}
         if ranks <= 8:
             best, proven = min_peak(tokens, ranks, flags.slots, flags.seconds)
             result.update(min_peak=best, min_peak_bound=proven)

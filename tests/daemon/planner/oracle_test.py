@@ -103,7 +103,7 @@ class Oracle(unittest.TestCase):
                 for plan in (default, exact):
                     self.assertLessEqual(plan["lower_bound"], best, "our bound is wrong: " + about)
                     self.assertGreaterEqual(plan["peak"], bound, "the oracle is wrong: " + about)
-#A token more is no percent where there are few of them.
+                # A token more is no percent where there are few of them.
                 self.assertLessEqual(default["peak"], max(best * 1.02, best + 1), about)
                 self.assertLessEqual(exact["peak"], max(best * 1.02, best + 1), about)
 

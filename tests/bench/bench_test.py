@@ -1,0 +1,97 @@
+"""ultraep-bench keeps its contract: rows, tables, help, refusals.
+
+usage: /usr/bin/python3 bench_test.py FOLDER_OF_THE_BINARIES
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import numpy as np
+
+BIN = ""
+SMALL = ["--ranks", "8", "--experts", "32", "--seeds", "2", "--tokens", "256", "--repeats", "3"]
+FIELDS = {"planner", "ranks", "experts", "slots", "imbalance_before", "imbalance_after", "replicas",
+          "max_replicas_per_expert", "transfer_units", "solve_p50_us", "solve_p99_us", "gap"}
+
+
+def run(*arguments):
+    return subprocess.run([os.path.join(BIN, "ultraep-bench"), *arguments], capture_output=True,
+                          text=True, timeout=120)
+
+
+class Bench(unittest.TestCase):
+    def rows(self, *arguments):
+        done = run(*arguments, "--json")
+        self.assertEqual((done.returncode, done.stderr), (0, ""), done.stderr)
+        self.assertEqual(done.stdout.count("\n"), 1)
+        return json.loads(done.stdout)["rows"]
+
+    def test_one_row_per_planner_for_every_generator(self):
+        for generator in ("A", "B", "C", "dsv3"):
+            with self.subTest(generator):
+                rows = self.rows("plan", *SMALL, "--generator", generator)
+                self.assertEqual([r["planner"] for r in rows], [
+                    "ultraep", "ultraep-heuristic", "eplb-global", "eplb-fixed", "moonep-fill",
+                    "least-loaded-spill"])
+                for row in rows:
+                    self.assertLessEqual(FIELDS, set(row))
+                    self.assertEqual(row["imbalance_before"], rows[0]["imbalance_before"])
+                    self.assertGreaterEqual(row["solve_p99_us"], row["solve_p50_us"])
+                    self.assertGreaterEqual(row["gap"], 0)
+                self.assertLessEqual(rows[0]["gap"], max(0.0051, rows[1]["gap"]))
+                self.assertLess(rows[0]["imbalance_after"], rows[0]["imbalance_before"])
+
+    def test_the_split_is_exact_and_more_even_than_the_published_interleave(self):
+        ours, published, none = self.rows("route", "--seeds", "1", "--tokens", "4096")
+        self.assertGreater(ours["windows"], 1000)
+        self.assertEqual(ours["wrong_totals"], 0)
+        self.assertLessEqual(ours["deviation_max"], 3)
+        self.assertLess(ours["deviation_mean"], published["deviation_mean"] / 4)
+        self.assertLess(published["deviation_mean"], none["deviation_mean"])
+
+    def test_loads_are_saved(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "loads.npy")
+            self.assertEqual(run("loads", path, *SMALL).returncode, 0)
+            loads = np.load(path)
+            self.assertEqual((loads.shape, loads.dtype), ((2, 8, 32), np.uint32))
+            self.assertTrue((loads.sum(axis=2) == 256 * 8).all(), "top 8 of every token")
+            done = run("loads", os.path.join(folder, "no", "loads.npy"), *SMALL)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("No such file", done.stderr)
+
+    def test_tables_and_help(self):
+        self.assertIn("ultraep-heuristic", run("plan", *SMALL).stdout)
+        self.assertIn("published-interleave", run("route", *SMALL).stdout)
+        done = run("--help")
+        self.assertEqual(done.returncode, 0)
+        for text in ("usage:", "plan", "route", "loads", "--generator (default"):
+            self.assertIn(text, done.stdout)
+
+    def test_both_spellings_of_flags(self):
+        self.assertEqual(self.rows("plan", *SMALL, "--top-k", "2")[0]["replicas"],
+                         self.rows("plan", *SMALL, "--top_k", "2")[0]["replicas"])
+
+    def test_wrong_usage_says_what_is_right(self):
+        for arguments, texts in [
+                ([], ["plan, route or loads"]), (["plain"], ["'plain'"]),
+                (["plan", "--nonsense", "8"], ["unknown flag --nonsense"]),
+                (["plan", "--ranks", "5"], ["experts is 256", "multiple of ranks (5)"]),
+                (["plan", "--imbalance", "0.5"], ["--imbalance", "1.0"]),
+                (["plan", "--generator", "D"], ["'D'", "A, B, C or dsv3"]),
+                (["plan", "--generator", "dsv3", "--ranks", "3", "--experts", "3"], ["divide 256"]),
+                (["loads"], ["OUT.npy"])]:
+            with self.subTest(arguments):
+                done = run(*arguments)
+                self.assertEqual((done.returncode, done.stdout), (2, ""))
+                for text in [*texts, "--help"]:
+                    self.assertIn(text, done.stderr)
+
+
+if __name__ == "__main__":
+    BIN = sys.argv.pop(1)
+    unittest.main()
