@@ -23,7 +23,8 @@ ABSL_FLAG(std::string, socket_mode, "0660",
           "it is");
 ABSL_FLAG(double, epsilon, 0.005,
           "peak load aimed at, as a fraction above the lower bound, 0..1; smaller balances better "
-          "and moves more weights");
+          "and moves more weights; 0: every rank gets the same tokens, give or take one, where the "
+          "slots allow it");
 ABSL_FLAG(
     uint32_t, tile_tokens, 0,
     "tokens of one tile of the experts' grouped GEMM, 0..65536: quotas are multiples of it where "

@@ -194,7 +194,7 @@ Cover::Result Cover::Step(uint32_t exporter, const CoverOptions& options,
   std::memmove(&rooms_[choice.room], &rooms_[choice.room + 1],
                (rooms_size_ - choice.room) * sizeof rooms_[0]);
   Rank& to = ranks_[receiver];
-  if (to.slots == 1) tokens = Chain(tokens, room, from.left, tile);
+  if (to.slots == 1 && from.slots > 0) tokens = Chain(tokens, room, from.left, tile);
   if (tokens > 0) {
     const uint32_t expert = problem_->experts_of(domain_.begin + exporter)[from.next];
     pieces->push_back({expert, domain_.begin + receiver, tokens});

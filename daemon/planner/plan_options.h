@@ -47,11 +47,11 @@ struct PlanOptions {
   CostModel cost;
 
   // [ranks] how fast each rank is, 1..kFullSpeed, with the fastest at kFullSpeed; empty: all equal.
-  // The certificate then counts tokens of a rank at full speed.
+  // The certificate then counts tokens of a rank at full speed. Its size must be 0 or the ranks.
   std::vector<uint32_t> speeds;
 
   // [ranks] nonzero: the rank's slots cannot be used (fenced, or short of memory). Its main experts
-  // stay where they are. Empty: none.
+  // stay where they are. Its size must be 0 or the ranks.
   std::vector<uint8_t> without_slots;
 };
 

@@ -35,8 +35,8 @@ struct Work {
   bool over() const { return spent >= limit; }
 };
 
-// Sums over all cells stay below 2^53 (512 x 4096 cells of 32 bits), which leaves ten bits for the
-// integer factors below.
+// Sums stay below 2^53 over all cells (512 x 4096 of 32 bits) and below 2^44 on one rank; levels of
+// slow ranks below 2^54 (x 2^10). That leaves ten bits for the integer factors below.
 //
 // Tokens are compared between ranks of different speed as *levels*: what a rank at full speed would
 // have to take to be busy as long. At full speed a level is the number of tokens.

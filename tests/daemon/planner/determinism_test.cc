@@ -72,21 +72,34 @@ TEST(PlanDeterminism, PlansAreTheSameOnEveryMachine) {
   }
 }
 
+void ExpectNoAllocation(const PlanShape& shape, const PlanOptions& options) {
+  PlanWorkspace workspace;
+  Plan plan;
+  const LoadMatrix zero(shape.ranks, shape.experts);
+  SolvePlan(shape, zero.view(), options, &workspace, &plan);
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    const LoadMatrix load = seed % 2 ? IntegerLoad(shape, seed)
+                                     : LogNormalLoad(shape.ranks, shape.experts, 4, seed, {64, 8});
+    const uint64_t before = allocations;
+    SolvePlan(shape, load.view(), options, &workspace, &plan);
+    EXPECT_EQ(allocations - before, 0) << "seed " << seed << " " << Text(shape);
+  }
+}
+
 TEST(PlanDeterminism, NothingIsAllocatedAfterTheFirstPlanOfAShape) {
   for (const PlanShape shape : {PlanShape{64, 256, 2, 0}, PlanShape{8, 256, 2, 0},
                                 PlanShape{8, 64, 1, 0}, PlanShape{32, 128, 1, 8}}) {
-    PlanWorkspace workspace;
-    Plan plan;
-    const LoadMatrix zero(shape.ranks, shape.experts);
-    SolvePlan(shape, zero.view(), {}, &workspace, &plan);
-    for (uint64_t seed = 1; seed <= 20; ++seed) {
-      const LoadMatrix load = seed % 2
-                                  ? IntegerLoad(shape, seed)
-                                  : LogNormalLoad(shape.ranks, shape.experts, 4, seed, {64, 8});
-      const uint64_t before = allocations;
-      SolvePlan(shape, load.view(), {}, &workspace, &plan);
-      EXPECT_EQ(allocations - before, 0) << "seed " << seed << " " << Text(shape);
-    }
+    PlanOptions options;
+    ExpectNoAllocation(shape, options);
+    options.epsilon_ppm = 0;
+    ExpectNoAllocation(shape, options);
+    options.cost = {1000, 200'000, 50'000};
+    options.tile_tokens = 16;
+    options.speeds.assign(shape.ranks, kFullSpeed);
+    options.without_slots.assign(shape.ranks, 0);
+    options.speeds[1] /= 2;
+    options.without_slots[2] = 1;
+    ExpectNoAllocation(shape, options);
   }
 }
 
