@@ -122,6 +122,7 @@ bool Search::Kick(uint64_t level) {
   for (uint32_t i = 0; i < kKicks && !work_.over(); ++i) {
     repair_.Load(*problem_, domain_, start_);
     repair_.Kick(kick_++);
+    if (i % 4 == 3) repair_.Kick(kick_++);  // where no single change helps, two may
     if (Keep(repair_.Reach(target_)) || reached_ < before) break;
     const uint64_t excess = repair_.Excess();
     if (excess > least) continue;
