@@ -2,6 +2,7 @@
 #include <numeric>
 
 #include "daemon/planner/column_sums.h"
+#include "daemon/planner/step_cost.h"
 #include "tests/daemon/planner/planner_checks.h"
 
 namespace ultraep::test {
@@ -206,6 +207,27 @@ TEST(Cost, DecodeBatchesMoveWholeExperts) {
   const Plan plan = SolveOrFail(shape, load.view(), options);
   EXPECT_EQ(plan.replicas.size(), 7);  // one active expert on every rank
   for (const Replica& r : plan.replicas) EXPECT_EQ(r.tokens, 4);
+}
+
+TEST(Cost, DecodeBatchesAreNeverCostlierThanWithWholeExpertsMoved) {
+  const PlanShape shape{8, 64, 2, 0};
+  uint32_t moved_whole = 0;
+  for (uint64_t seed = 1; seed <= 40; ++seed) {
+    SCOPED_TRACE(seed);
+    const LoadMatrix load = LogNormalLoad(8, 64, 2, seed, {2, 4});
+    PlanOptions options;
+    options.cost = {1000, 10'000, 500'000};
+    const Plan plan = SolveOrFail(shape, load.view(), options);
+    planner::Problem problem;
+    problem.Load(shape, load.view(), options);
+    planner::StepCost step_cost;
+    std::vector<planner::Piece> whole;
+    step_cost.MoveWhole(problem, options.cost, {0, 8}, &whole);
+    const auto of_whole = double(step_cost.Of(problem, options.cost, whole));
+    EXPECT_LE(Predicted(shape, load.view(), plan, options.cost), of_whole);
+    moved_whole += !whole.empty() && plan.replicas.size() == whole.size();
+  }
+  EXPECT_GT(moved_whole, 5);
 }
 
 TEST(ColumnSums, AllInstructionSetsGiveTheSameSums) {
