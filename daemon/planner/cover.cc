@@ -127,7 +127,11 @@ bool Cover::NextExpert(uint32_t rank) {
 // The larger of the two rooms that together take `want` with the least to spare. The two largest
 // do take it.
 uint32_t Cover::TightestPair(uint64_t want) const {
-  uint32_t low = 0, high = rooms_size_ - 1, best = high;
+  uint32_t high = rooms_size_ - 1, best = high;
+  // Rooms too small even beside the largest are in no pair.
+  const uint64_t least_other = want - Tokens(rooms_[high]);
+  const uint64_t* const rooms = rooms_.data();
+  auto low = uint32_t(std::lower_bound(rooms, rooms + high, Pack(least_other, 0)) - rooms);
   uint64_t least = UINT64_MAX;
   while (low < high) {
     const uint64_t sum = Tokens(rooms_[low]) + Tokens(rooms_[high]);
