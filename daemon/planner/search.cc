@@ -16,8 +16,8 @@ constexpr uint32_t kSearchSteps = 10;
 constexpr uint32_t kClose = 4096;
 
 // Tried where the repair of all covers fails, as far as the work limit allows.
-constexpr uint32_t kKicks = 96;
-constexpr uint32_t kRounds = 4;
+constexpr uint32_t kKicks = 48;
+constexpr uint32_t kRounds = 8;
 
 }  // namespace
 

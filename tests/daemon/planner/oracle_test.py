@@ -45,6 +45,34 @@ def random_loads(count):
         yield f"random {number}", ranks, slots, [int(t) for t in tokens]
 
 
+def hot_ranks(seed):
+    """Few slots and some ranks far above the others."""
+    random = np.random.default_rng(seed)
+    ranks, per_rank = int(random.choice([4, 6, 8])), int(random.choice([1, 2, 3, 4]))
+    slots = int(random.choice([1, 1, 2]))
+    tokens = random.lognormal(0, 0.5, (ranks, per_rank))
+    hot = random.choice(ranks, random.integers(1, ranks // 2 + 1), replace=False)
+    tokens[hot] *= random.uniform(4, 15, (len(hot), 1))
+    return f"hot ranks {seed}", ranks, slots, (1 + 10000 * tokens.ravel()).astype(int).tolist()
+
+
+def crowded(seed):
+    """Many experts that look alike on some hot ranks: what matters is which ones move where."""
+    random = np.random.default_rng(seed)
+    ranks, per_rank = int(random.choice([4, 6, 8])), int(random.choice([2, 3, 4, 6]))
+    slots = int(random.choice([1, 1, 2]))
+    tokens = random.lognormal(0, random.choice([0.1, 0.4, 0.8]), (ranks, per_rank))
+    hot = random.choice(ranks, random.integers(1, ranks // 2 + 1), replace=False)
+    tokens[hot] *= random.uniform(1.5, 6, (len(hot), 1))
+    return f"crowded {seed}", ranks, slots, (1 + 10000 * tokens.ravel()).astype(int).tolist()
+
+
+def hunted_loads():
+    """Where an earlier planner was up to 3.6 % above the optimum, found among 1,300 such loads."""
+    yield from (hot_ranks(seed) for seed in (229, 262))
+    yield from (crowded(seed) for seed in (17, 211, 240, 408, 480, 482, 485, 722, 793, 999))
+
+
 class Oracle(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
@@ -90,7 +118,8 @@ class Oracle(unittest.TestCase):
                 self.check_replicas(64, 256, imbalance, epsilon, 4)
 
     def test_peaks_of_small_groups(self):
-        for name, ranks, slots, tokens in [*named_loads(), *random_loads(400 if NIGHTLY else 40)]:
+        for name, ranks, slots, tokens in [
+                *named_loads(), *hunted_loads(), *random_loads(400 if NIGHTLY else 40)]:
             load = np.zeros((ranks, len(tokens)), np.uint32)
             load[0] = tokens
             np.save(self.path, load)
