@@ -19,6 +19,14 @@ double Normal(Random* random) {
   return sum;
 }
 
+// 0..count-1 in random order.
+std::vector<uint32_t> Shuffled(uint32_t count, Random* random) {
+  std::vector<uint32_t> order(count);
+  for (uint32_t i = 0; i < count; ++i) order[i] = i;
+  for (uint32_t i = count; i > 1; --i) std::swap(order[i - 1], order[random->Below(i)]);
+  return order;
+}
+
 // Draws expert ids in proportion to integer weights (Vose's alias method, integers only). Weights
 // are quantised, so a last-bit difference in somebody's exp() does not reach the draws.
 class AliasTable {
@@ -132,9 +140,7 @@ LoadMatrix DominantExpertLoad(uint32_t ranks, uint32_t experts, double imbalance
                               BatchShape batch) {
   Random random(seed);
   const uint32_t per_rank = experts / ranks;
-  std::vector<uint32_t> order(ranks);
-  for (uint32_t r = 0; r < ranks; ++r) order[r] = r;
-  for (uint32_t r = ranks; r > 1; --r) std::swap(order[r - 1], order[random.Below(r)]);
+  const std::vector<uint32_t> order = Shuffled(ranks, &random);
   auto weights = [&](double exponent) {
     std::vector<double> w(experts);
     for (uint32_t r = 0; r < ranks; ++r)
@@ -149,9 +155,7 @@ LoadMatrix DominantExpertLoad(uint32_t ranks, uint32_t experts, double imbalance
 LoadMatrix ZipfLoad(uint32_t ranks, uint32_t experts, double imbalance, uint64_t seed,
                     BatchShape batch) {
   Random random(seed);
-  std::vector<uint32_t> order(experts);
-  for (uint32_t e = 0; e < experts; ++e) order[e] = e;
-  for (uint32_t e = experts; e > 1; --e) std::swap(order[e - 1], order[random.Below(e)]);
+  const std::vector<uint32_t> order = Shuffled(experts, &random);
   auto weights = [&](double exponent) {
     std::vector<double> w(experts);
     for (uint32_t e = 0; e < experts; ++e) w[order[e]] = std::pow(e + 1, -exponent);
