@@ -222,6 +222,7 @@ Link::End Link::Await(Packet* packet) {
     if (!As(packet->bytes, packet->size, &refused)) return End::kAgain;
     const std::string text = GetText(refused.text);
     if (!refused.retry) return Refuse(text);
+    refused_before_ = text;
     Say(ULTRAEP_DETACHED, "refused for now: " + text);
     return End::kReconnect;
   }
@@ -238,9 +239,13 @@ Link::End Link::JoinNext() {
   }
   request_.next_sequence = steps_->next_sequence();
   if (!SendMessage(socket_.get(), request_)) return End::kReconnect;
-  Say(ULTRAEP_JOINING, "waiting for the other members");
+  // The daemon answers when the group is complete or refuses at once: who asked again after a
+  // refusal knows no better reason than that one until then.
+  Say(ULTRAEP_JOINING, refused_before_.empty() ? "waiting for the other members"
+                                               : "asking again, refused before: " + refused_before_);
   Packet packet;
   if (const End end = Await(&packet); end != End::kAgain) return end;
+  refused_before_.clear();
   std::shared_ptr<Generation> generation;
   if (const End end = MapGeneration(std::move(packet), &generation); end != End::kAgain) return end;
   steps_->Adopt(generation);

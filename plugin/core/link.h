@@ -64,6 +64,7 @@ class Link {
   Descriptor stop_, socket_;
   uint64_t beaten_ns_ = 0;
   uint64_t pause_ns_ = 0;  // before the next connection
+  std::string refused_before_;  // by the daemon, since the rank last was in a group; empty: never
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::shared_ptr<Generation> generation_;
