@@ -38,6 +38,12 @@ ABSL_FLAG(double, cost_instance_us, 0,
           "microseconds one more active expert costs on a rank (launch, partial tile), 0..1e6; at "
           "decode sizes it makes the daemon move whole experts instead of splitting them");
 ABSL_FLAG(
+    double, link_gb_s, 710,
+    "gigabytes per second that one rank sends to others at most, 0.001..4000; with the next one "
+    "it decides how deep trees of relays are; all daemons of a group must have the same");
+ABSL_FLAG(uint32_t, flag_latency_ns, 2000,
+          "nanoseconds from a rank's ready flag to another rank's reaction, 0..1000000");
+ABSL_FLAG(
     int64_t, spin_us, -1,
     "microseconds the planner spins for rows before it sleeps, 0..1000000; -1: 10000 when there "
     "is a CPU for it and for every local rank, else 0; spinning costs a CPU while steps run and "
@@ -163,6 +169,12 @@ DaemonOptions ParseOptions(int argc, char** argv) {
   o.plan.cost.expert = Picoseconds("cost_expert_us", absl::GetFlag(FLAGS_cost_expert_us), 1e6);
   o.plan.cost.instance =
       Picoseconds("cost_instance_us", absl::GetFlag(FLAGS_cost_instance_us), 1e6);
+  const double link = absl::GetFlag(FLAGS_link_gb_s);
+  if (!(link >= 0.001 && link <= 4000))
+    Usage("--link_gb_s is " + std::to_string(link) + ", must be 0.001..4000");
+  o.link.mb_per_s = uint32_t(std::lround(link * 1e3));
+  o.link.flag_latency_ns =
+      InRange("flag_latency_ns", absl::GetFlag(FLAGS_flag_latency_ns), 0u, 1000000u);
   o.spin_us = InRange<int64_t>("spin_us", absl::GetFlag(FLAGS_spin_us), -1, 1000000);
   o.memory_limit_bytes = BytesOfMib("memory_limit_mib", absl::GetFlag(FLAGS_memory_limit_mib));
   o.max_connections = InRange("max_connections", absl::GetFlag(FLAGS_max_connections), 1u, 65536u);

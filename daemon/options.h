@@ -14,7 +14,8 @@ struct DaemonOptions {
   std::string socket;
   uint32_t socket_mode;
   PlanOptions plan;
-  int64_t spin_us;  // < 0: from the number of allowed CPUs
+  LinkModel link;
+  int64_t spin_us;              // < 0: from the number of allowed CPUs
   uint64_t memory_limit_bytes;  // 0: from what the machine has left
   uint32_t max_connections;
   uint64_t lease_ns;

@@ -56,13 +56,15 @@ void CopyNonTemporal(void* to, const void* from, size_t bytes) {
   std::memcpy(out, in, head);
   (has_avx ? StreamLinesAvx : StreamLinesSse2)(out + head, in + head, lines);
   std::memcpy(out + head + lines, in + head + lines, bytes - head - lines);
-  // Non-temporal stores are not ordered by a release store; this fence orders them.
-  _mm_sfence();
 }
+
+void OrderCopies() { _mm_sfence(); }
 #else
 void CopyNonTemporal(void* to, const void* from, size_t bytes) {
   if (bytes) std::memcpy(to, from, bytes);
 }
+
+void OrderCopies() {}
 #endif
 
 }  // namespace ultraep

@@ -6,8 +6,12 @@
 
 namespace ultraep {
 
-// Any alignment, any size, no overlap. Ordered like plain stores when it returns: a release store
-// that follows publishes the bytes.
+// Any alignment, any size, no overlap. A release store publishes the bytes only after
+// OrderCopies().
 void CopyNonTemporal(void* to, const void* from, size_t bytes);
+
+// Orders the calling thread's copies like plain stores. Waits until they have left the CPU, so once
+// per whole transfer is cheaper than once per chunk.
+void OrderCopies();
 
 }  // namespace ultraep

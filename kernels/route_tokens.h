@@ -35,8 +35,7 @@ class TokenRouter {
   // On the heap.
   uint64_t bytes() const {
     return (row_.capacity() + split_of_.capacity()) * sizeof(uint32_t) +
-           splits_.capacity() * sizeof(ExpertSplit) +
-           instances_.capacity() * sizeof(SplitInstance);
+           splits_.capacity() * sizeof(ExpertSplit) + instances_.capacity() * sizeof(SplitInstance);
   }
 
  private:

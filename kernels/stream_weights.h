@@ -37,6 +37,8 @@ struct StreamOperation {
 
 struct StreamTally {
   uint64_t bytes = 0;
+  uint64_t relayed_bytes = 0;  // of bytes: from a slot of this rank instead of a main copy
+  uint64_t transfers = 0;
   uint64_t copy_ns = 0;
   uint64_t wait_ns = 0;
 };

@@ -38,6 +38,12 @@ struct GroupConfig {
   uint64_t step_timeout_ns = 0;
 
   PlanShape shape() const { return {ranks, experts, slots, domain_size}; }
+  // Of the weights that travel for one replica.
+  uint64_t expert_bytes() const {
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < shard_count; ++i) sum += shard_bytes[i];
+    return sum;
+  }
 };
 static_assert(sizeof(GroupConfig) == 200 && alignof(GroupConfig) == 8, "bump kLayoutVersion");
 static_assert(offsetof(GroupConfig, shard_bytes) == 120, "bump kLayoutVersion");

@@ -15,6 +15,8 @@ ABSL_FLAG(double, epsilon, 0.005, "allowed distance of the peak from the lower b
 ABSL_FLAG(uint32_t, domain_size, 0,
           "ranks per scale-up domain, 0..512, a divisor of the ranks; 0: all ranks are one domain");
 ABSL_FLAG(uint32_t, tile_tokens, 0, "tokens of one GEMM tile that quotas are rounded to, 0..65536");
+ABSL_FLAG(uint32_t, relay_hop, 46,
+          "what forwarding through one relay adds, in 1/1024 of an expert's transfer, 0..65536");
 ABSL_FLAG(double, cost_token_ns, 0, "nanoseconds an expert takes for one token, 0..1e6");
 ABSL_FLAG(double, cost_expert_us, 0, "microseconds one expert's weights take over a link, 0..1e6");
 ABSL_FLAG(double, cost_instance_us, 0, "microseconds of one more active expert on a rank, 0..1e6");
@@ -27,9 +29,9 @@ namespace {
 
 // Libraries may register flags as well; those are not for our users.
 constexpr const char* kFlagNames[] = {
-    "json",        "split",        "slots",         "epsilon",        "socket",
-    "domain_size", "tile_tokens",  "cost_token_ns", "cost_expert_us", "cost_instance_us",
-    "speeds",      "without_slots"};
+    "json",        "split",         "slots",         "epsilon",        "socket",
+    "domain_size", "tile_tokens",   "cost_token_ns", "cost_expert_us", "cost_instance_us",
+    "speeds",      "without_slots", "relay_hop"};
 
 absl::CommandLineFlag* Find(const std::string& name) {
   const bool ours =

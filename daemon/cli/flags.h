@@ -13,6 +13,7 @@ ABSL_DECLARE_FLAG(int32_t, slots);
 ABSL_DECLARE_FLAG(double, epsilon);
 ABSL_DECLARE_FLAG(uint32_t, domain_size);
 ABSL_DECLARE_FLAG(uint32_t, tile_tokens);
+ABSL_DECLARE_FLAG(uint32_t, relay_hop);
 ABSL_DECLARE_FLAG(double, cost_token_ns);
 ABSL_DECLARE_FLAG(double, cost_expert_us);
 ABSL_DECLARE_FLAG(double, cost_instance_us);

@@ -87,6 +87,9 @@ std::string TakePlanFlags(PlanShape* shape, PlanOptions* options) {
   options->tile_tokens = absl::GetFlag(FLAGS_tile_tokens);
   if (options->tile_tokens > kMaxTile)
     return absl::StrFormat("--tile_tokens is %d, must be 0..%d", options->tile_tokens, kMaxTile);
+  options->relay_hop = absl::GetFlag(FLAGS_relay_hop);
+  if (options->relay_hop > kMaxRelayHop)
+    return absl::StrFormat("--relay_hop is %d, must be 0..%d", options->relay_hop, kMaxRelayHop);
   shape->slots = uint32_t(slots);
   shape->domain_size = absl::GetFlag(FLAGS_domain_size);
   options->epsilon_ppm = uint32_t(std::lround(epsilon * 1e6));

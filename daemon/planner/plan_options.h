@@ -10,6 +10,8 @@ namespace ultraep {
 // Unit of PlanOptions::speeds: a rank at nominal speed.
 inline constexpr uint32_t kFullSpeed = 1024;
 
+inline constexpr uint32_t kMaxRelayHop = 65536;
+
 // What a step is predicted to cost; all zero: not known, and the objective of the README holds as
 // it stands. Unit: picoseconds each, range 0..2^40 (about a second).
 //   predicted = max over ranks (tokens x token + experts with tokens x instance) + transfer x
@@ -22,6 +24,21 @@ struct CostModel {
 
   bool known() const { return token || expert || instance; }
   bool operator==(const CostModel&) const = default;
+};
+
+// The links that weights travel on; what a group's relay_hop is computed from.
+struct LinkModel {
+  uint32_t mb_per_s = 710'000;       // of one rank, in one direction; range 1..4'000'000
+  uint32_t flag_latency_ns = 2'000;  // from a flag's store to its reader's next store; 0..1'000'000
+
+  // In the unit of PlanOptions::relay_hop.
+  uint32_t RelayHop(uint64_t expert_bytes, uint64_t chunk_bytes) const {
+    if (expert_bytes == 0) return kMaxRelayHop;
+    const uint64_t chunk = chunk_bytes < expert_bytes ? chunk_bytes : expert_bytes;
+    const uint64_t latency_bytes = uint64_t{mb_per_s} * flag_latency_ns / 1000;  // on the link
+    const uint64_t hop = (chunk + latency_bytes) * 1024 / expert_bytes;
+    return hop < kMaxRelayHop ? uint32_t(hop) : kMaxRelayHop;
+  }
 };
 
 struct PlanOptions {
@@ -43,6 +60,12 @@ struct PlanOptions {
   // Tokens a grouped GEMM handles in one tile. With a value above 1 quotas are multiples of it for
   // all instances of an expert but one, where the peak allows it. Unit: tokens, 0 and 1: off.
   uint32_t tile_tokens = 0;
+
+  // What forwarding through one relay adds to a transfer: a chunk's time on the link and the
+  // latency of its flag. Unit: 1/1024 of the time one expert takes on a link, range 0..65536. The
+  // default is that of 37.75 MB experts on 710 GB/s links with 2 us flags. Larger values make
+  // flatter trees.
+  uint32_t relay_hop = 46;
 
   CostModel cost;
 

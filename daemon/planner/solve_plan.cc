@@ -5,6 +5,7 @@
 
 #include "daemon/planner/lower_bound.h"
 #include "daemon/planner/problem.h"
+#include "daemon/planner/relays.h"
 #include "daemon/planner/search.h"
 #include "daemon/planner/step_cost.h"
 
@@ -26,6 +27,7 @@ struct PlanWorkspace::Impl {
   Search search;
   PlanOptions options;
   StepCost step_cost;
+  planner::Relays relays;
   std::vector<Piece> chosen, candidate;
   std::vector<uint64_t> after;  // [rank] tokens
   std::vector<uint32_t> used_slots;
@@ -41,6 +43,7 @@ struct PlanWorkspace::Impl {
 void PlanWorkspace::Impl::Reserve(const PlanShape& shape) {
   search.Reserve(shape);
   step_cost.Reserve(shape);
+  relays.Reserve(shape);
   for (auto* v : {&chosen, &candidate}) v->reserve(uint64_t{shape.ranks} * shape.slots);
   after.reserve(shape.ranks);
   used_slots.reserve(shape.ranks);
@@ -99,19 +102,16 @@ void PlanWorkspace::Impl::ChooseByCost() {
   try_candidate();
 }
 
-// Most tokens first: their grouped GEMM is the longest, so their weights should arrive first.
 void PlanWorkspace::Impl::Publish(Plan* plan) {
-  std::sort(chosen.begin(), chosen.end(), [](const Piece& a, const Piece& b) {
-    if (a.tokens != b.tokens) return a.tokens > b.tokens;
-    return a.expert != b.expert ? a.expert < b.expert : a.rank < b.rank;
-  });
   const PlanShape& shape = problem.shape;
   used_slots.assign(shape.ranks, 0);
-  for (const Piece& piece : chosen) {
+  for (const auto& transfer : relays.Schedule(shape, options.relay_hop, chosen)) {
+    const Piece& piece = chosen[transfer.piece];
     Replica replica;
     replica.expert = piece.expert;
     replica.rank = uint16_t(piece.rank);
     replica.slot = uint16_t(used_slots[piece.rank]++);
+    replica.parent = transfer.parent;
     replica.tokens = piece.tokens;
     plan->replicas.push_back(replica);
     problem.rank_tokens[shape.home(piece.expert)] -= piece.tokens;

@@ -34,8 +34,8 @@ class PlanWorkspace {
   std::unique_ptr<Impl> impl_;
 };
 
-// `load` has shape.ranks rows and shape.experts columns. Replicas come in transfer order, all
-// directly from the main copy (parent -1).
+// `load` has shape.ranks rows and shape.experts columns. Replicas come in transfer order, with
+// the relay each one's weights come from (see relays.h).
 void SolvePlan(const PlanShape& shape, LoadView load, const PlanOptions& options,
                PlanWorkspace* workspace, Plan* plan);
 

@@ -65,14 +65,14 @@ Refusal Groups::CheckNewGroup(uid_t uid, uint64_t bytes) const {
                 " groups, --uid_groups is " + std::to_string(options_.uid_groups),
             true};
   Refusal refusal = CheckMemory(uid, bytes);
-  const uint64_t most = options_.memory_limit_bytes ? options_.memory_limit_bytes
-                                                    : Usable(ReadSystemMemory().total);
+  const uint64_t most =
+      options_.memory_limit_bytes ? options_.memory_limit_bytes : Usable(ReadSystemMemory().total);
   refusal.retry = bytes <= std::min(most, OrNone(options_.uid_memory_limit_bytes));
   return refusal;
 }
 
-// Without a limit set, what counts is what is left now: after a restart the ranks still map the slots
-// of the daemon before, and give them back later.
+// Without a limit set, what counts is what is left now: after a restart the ranks still map the
+// slots of the daemon before, and give them back later.
 Refusal Groups::CheckMemory(uid_t uid, uint64_t bytes) const {
   uint64_t all = 0, own = 0;
   for (const auto& [key, group] : groups_) {
@@ -86,20 +86,26 @@ Refusal Groups::CheckMemory(uid_t uid, uint64_t bytes) const {
                        Mib(left) + " are left" + whose + "; lower slots or slot_sets, " + or_else,
                    true};
   };
-  const uint64_t limit = options_.memory_limit_bytes
-                             ? options_.memory_limit_bytes
-                             : Usable(ReadSystemMemory().available + all);
+  const uint64_t limit = options_.memory_limit_bytes ? options_.memory_limit_bytes
+                                                     : Usable(ReadSystemMemory().available + all);
   Refusal refusal = check(all, limit, "", "or raise --memory_limit_mib");
   if (!refusal.text.empty()) return refusal;
   return check(own, OrNone(options_.uid_memory_limit_bytes), " to its user",
                "or raise --uid_memory_mib");
 }
 
+// How deep trees of relays are depends on how large the group's experts are.
+PlanOptions Groups::OptionsFor(const GroupConfig& config) const {
+  PlanOptions options = options_.plan;
+  options.relay_hop = options_.link.RelayHop(config.expert_bytes(), kChunkBytes);
+  return options;
+}
+
 bool Groups::Begin(Group* group, Refusal* refusal) {
   *refusal = {};
   if (!group->complete()) return false;
   *refusal = CheckMemory(group->key().uid, group->next_generation_bytes());
-  if (refusal->text.empty()) *refusal = {group->Begin(options_.plan), true};
+  if (refusal->text.empty()) *refusal = {group->Begin(OptionsFor(group->config())), true};
   if (!refusal->text.empty()) return false;
   planner_->Add(group->generation());
   return true;

@@ -37,6 +37,7 @@ class Groups {
   const std::map<GroupKey, std::shared_ptr<Group>>& all() const { return groups_; }
 
  private:
+  PlanOptions OptionsFor(const GroupConfig& config) const;
   Refusal CheckNewGroup(uid_t uid, uint64_t bytes) const;
   Refusal CheckMemory(uid_t uid, uint64_t bytes) const;
   void CloseIfEmpty(const std::shared_ptr<Group>& group);

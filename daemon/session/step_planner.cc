@@ -16,6 +16,7 @@ uint64_t ProblemDigest(const PlanShape& shape, const PlanOptions& options, LoadV
   digest.Add(uint64_t{shape.slots} << 32 | shape.domain_size);
   digest.Add(uint64_t{options.epsilon_ppm} << 32 | options.variants);
   digest.Add(uint64_t{options.work_limit} << 32 | options.tile_tokens);
+  digest.Add(options.relay_hop);
   for (const uint64_t cost : {options.cost.token, options.cost.expert, options.cost.instance})
     digest.Add(cost);
   for (const uint32_t speed : options.speeds) digest.Add(speed);
@@ -106,8 +107,7 @@ std::optional<StepPlanner::Reason> StepPlanner::CheckRows(uint64_t sequence) {
       return Reason::kOrderMismatch;
     const uint32_t* row = &rows_[uint64_t{r} * row_stride_];
     const uint64_t tokens = RowTokens(row, c.experts);
-    if (h.layer >= c.layers || h.tokens != tokens || tokens > kMaxRowTokens)
-      return Reason::kBadRow;
+    if (h.layer >= c.layers || h.tokens != tokens || tokens > kMaxRowTokens) return Reason::kBadRow;
     std::memcpy(&load_[uint64_t{r} * c.experts], row, uint64_t{c.experts} * 4);
   }
   return std::nullopt;

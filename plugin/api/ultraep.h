@@ -136,6 +136,8 @@ typedef struct ultraep_stream_stats {
   uint64_t bytes;   /* stored into remote slots by this rank */
   uint64_t copy_ns; /* spent copying */
   uint64_t wait_ns; /* spent waiting for slots to be released and for relayed chunks */
+  uint64_t relayed_bytes; /* of bytes: forwarded from this rank's own slots */
+  uint64_t transfers;     /* experts sent */
 } ultraep_stream_stats;
 
 /* Text of the calling thread's last call that did not return ULTRAEP_OK. Never NULL. */

@@ -32,9 +32,7 @@ ultraep_plan::~ultraep_plan() {
 bool ultraep_plan::forked() const { return ForkCount() != forks_; }
 
 // Do weights travel for this plan?
-bool ultraep_plan::Moves() const {
-  return !step_.plan.replicas.empty() && config_.shard_count > 0;
-}
+bool ultraep_plan::Moves() const { return !step_.plan.replicas.empty() && config_.shard_count > 0; }
 
 void ultraep_plan::Free() {
   if (forked()) return;  // the parent's to release
@@ -113,8 +111,7 @@ Result ultraep_plan::Stream(uint32_t slot_set, const void* const* mains) {
 Result ultraep_plan::AwaitWeights(uint64_t timeout_ns) {
   if (!Moves()) return Ok();
   const Operation now = operation();
-  if (!now.stream)
-    return Invalid("the plan's weights are not streamed, or released already");
+  if (!now.stream) return Invalid("the plan's weights are not streamed, or released already");
   return now.generation->streamer->AwaitArrival(*now.stream, timeout_ns);
 }
 
@@ -151,6 +148,6 @@ Result ultraep_plan::Release(uint64_t timeout_ns) {
 Result ultraep_plan::Stats(ultraep_stream_stats* stats) const {
   std::lock_guard lock(mutex_);
   if (operation_.stream) return Invalid("the plan is not released yet: its sends may still run");
-  *stats = {tally_.bytes, tally_.copy_ns, tally_.wait_ns};
+  *stats = {tally_.bytes, tally_.copy_ns, tally_.wait_ns, tally_.relayed_bytes, tally_.transfers};
   return Ok();
 }

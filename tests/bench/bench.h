@@ -18,6 +18,9 @@ ABSL_DECLARE_FLAG(uint32_t, tokens);
 ABSL_DECLARE_FLAG(uint32_t, top_k);
 ABSL_DECLARE_FLAG(double, epsilon);
 ABSL_DECLARE_FLAG(uint32_t, repeats);
+ABSL_DECLARE_FLAG(uint64_t, expert_bytes);
+ABSL_DECLARE_FLAG(double, link_gb_s);
+ABSL_DECLARE_FLAG(double, flag_us);
 ABSL_DECLARE_FLAG(bool, json);
 
 namespace ultraep::bench {
@@ -31,6 +34,9 @@ struct Workload {
   uint32_t repeats = 0;
   uint32_t epsilon_ppm = 0;
   test::BatchShape batch;
+  uint64_t expert_bytes = 0;
+  double link_gb_s = 0;
+  double flag_us = 0;
 
   // Number `index` of the workload's loads, index < seeds.
   test::LoadMatrix Draw(uint32_t index) const;
@@ -42,6 +48,7 @@ void EndProgress();
 
 int RunPlanBench(const Workload& workload, bool json);
 int RunRouteBench(const Workload& workload, bool json);
+int RunStreamBench(const Workload& workload, bool json);
 int SaveLoads(const Workload& workload, const std::string& path);
 
 }  // namespace ultraep::bench

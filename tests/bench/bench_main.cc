@@ -29,6 +29,9 @@ ABSL_FLAG(uint32_t, tokens, 8192, "tokens per source rank, 0..1048576");
 ABSL_FLAG(uint32_t, top_k, 8, "experts per token, 1..64");
 ABSL_FLAG(double, epsilon, 0.005, "of our planner: how far above the bound it may stay, 0..1");
 ABSL_FLAG(uint32_t, repeats, 51, "times each load is solved for the timing, 1..100000");
+ABSL_FLAG(uint64_t, expert_bytes, 37748736, "bytes of one expert's weights, 1..1073741824");
+ABSL_FLAG(double, link_gb_s, 710, "GB/s of a rank's link in the modelled network, 0.001..4000");
+ABSL_FLAG(double, flag_us, 2, "microseconds of a ready flag in the modelled network, 0..1000");
 ABSL_FLAG(bool, json, false, "one line of JSON instead of a table");
 
 namespace ultraep::bench {
@@ -44,6 +47,8 @@ constexpr Benchmark kBenchmarks[] = {
     {"plan", "our planner beside the baselines, on the same loads", RunPlanBench},
     {"route", "how evenly the exact split spreads tokens, beside the published interleave",
      RunRouteBench},
+    {"stream", "weights into slots: this machine beside memcpy, and relays on a modelled network",
+     RunStreamBench},
 };
 
 void PrintHelp() {
@@ -84,6 +89,10 @@ Workload FromFlags() {
   w.repeats = InRange("repeats", absl::GetFlag(FLAGS_repeats), 1u, 100000u);
   w.batch.tokens_per_rank = InRange("tokens", absl::GetFlag(FLAGS_tokens), 0u, 1u << 20);
   w.batch.top_k = InRange("top_k", absl::GetFlag(FLAGS_top_k), 1u, 64u);
+  w.expert_bytes =
+      InRange("expert_bytes", absl::GetFlag(FLAGS_expert_bytes), uint64_t{1}, uint64_t{1} << 30);
+  w.link_gb_s = InRange("link_gb_s", absl::GetFlag(FLAGS_link_gb_s), 0.001, 4000.);
+  w.flag_us = InRange("flag_us", absl::GetFlag(FLAGS_flag_us), 0., 1000.);
   w.epsilon_ppm =
       uint32_t(std::lround(1e6 * InRange("epsilon", absl::GetFlag(FLAGS_epsilon), 0., 1.)));
   if (w.generator == "dsv3") {
@@ -143,10 +152,10 @@ int Main(int argc, char** argv) {
   const std::string name = rest.size() > 1 ? rest[1] : "";
   if (name == "loads" && rest.size() == 3) return SaveLoads(FromFlags(), rest[2]);
   if (name == "loads") Usage("one file is needed: ultraep-bench loads OUT.npy");
-  if (rest.size() != 2) Usage("one benchmark is needed: plan, route or loads");
+  if (rest.size() != 2) Usage("one benchmark is needed: plan, route, stream or loads");
   for (const Benchmark& b : kBenchmarks)
     if (name == b.name) return b.run(FromFlags(), absl::GetFlag(FLAGS_json));
-  Usage("unknown benchmark '" + name + "', there are plan, route and loads");
+  Usage("unknown benchmark '" + name + "', there are plan, route, stream and loads");
 }
 
 }  // namespace ultraep::bench

@@ -53,6 +53,20 @@ class Bench(unittest.TestCase):
         self.assertLess(ours["deviation_mean"], published["deviation_mean"] / 4)
         self.assertLess(published["deviation_mean"], none["deviation_mean"])
 
+    def test_streams_are_measured_and_relays_simulated(self):
+        done = run("stream", "--json", "--seeds", "2", "--repeats", "3", "--expert-bytes", "1000001")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        out = json.loads(done.stdout)
+        for row in out["measured"]:
+            self.assertGreater(row["gb_s"], 0.01)
+            self.assertGreater(row["of_best_copy"], 0.01)
+        self.assertEqual(len(out["measured"]), 3)
+        rows = {row["schedule"]: row for row in out["simulated"]["rows"]}
+        # Experts of four chunks: a hop is two thirds of an expert-time, and still worth it.
+        self.assertLess(rows["ultraep"]["makespan_us"], rows["ultraep, all direct"]["makespan_us"])
+        for row in rows.values():
+            self.assertGreaterEqual(row["expert_times"], 0.999 * row["bound"])
+
     def test_loads_are_saved(self):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "loads.npy")
@@ -78,7 +92,7 @@ class Bench(unittest.TestCase):
 
     def test_wrong_usage_says_what_is_right(self):
         for arguments, texts in [
-                ([], ["plan, route or loads"]), (["plain"], ["'plain'"]),
+                ([], ["plan, route, stream or loads"]), (["plain"], ["'plain'"]), (["stream", "--link-gb-s", "0"], ["--link_gb_s", "0.001"]),
                 (["plan", "--nonsense", "8"], ["unknown flag --nonsense"]),
                 (["plan", "--ranks", "5"], ["experts is 256", "multiple of ranks (5)"]),
                 (["plan", "--imbalance", "0.5"], ["--imbalance", "1.0"]),

@@ -8,6 +8,7 @@
 
 #include "daemon/planner/solve_plan.h"
 #include "plugin/api/ultraep.h"
+#include "protocol/boards.h"
 #include "tests/support/random.h"
 
 namespace ultraep::test {
@@ -16,16 +17,20 @@ namespace ultraep::test {
 struct LoopConfig {
   uint32_t ranks = 4, experts = 16, slots = 2, window = 1, slot_sets = 1;
   uint64_t shard_bytes[2] = {1000, 77};
-  // No rank dies in this run, so what one rank holds all do: the last plan kept is restored again and
-  // again, also while steps are declined and the ranks learn of the next generation one by one.
+  // No rank dies in this run, so what one rank holds all do: the last plan kept is restored again
+  // and again, also while steps are declined and the ranks learn of the next generation one by one.
   bool restore_declined = false;
 
   PlanShape shape() const { return {ranks, experts, slots, 0}; }
 };
 
+// As the daemon is told: with the default, experts as small as these would never be relayed.
+inline constexpr uint32_t kFlagLatencyNs = 0;
+
 inline constexpr uint32_t kRowTokens = 1024;
 
-// Two hot experts that move every step. Equal sums, so that a torn row is not given away by its sum.
+// Two hot experts that move every step. Equal sums, so that a torn row is not given away by its
+// sum.
 inline void ExpectedRow(uint64_t seed, uint64_t step, uint32_t rank, uint32_t experts,
                         uint32_t* row) {
   std::memset(row, 0, experts * sizeof *row);
@@ -47,6 +52,9 @@ class ExpectedPlan {
   ExpectedPlan(const LoopConfig& config, uint64_t seed, uint32_t epsilon_ppm)
       : config_(config), seed_(seed), load_(config.ranks * config.experts) {
     options_.epsilon_ppm = epsilon_ppm;
+    LinkModel link;
+    link.flag_latency_ns = kFlagLatencyNs;
+    options_.relay_hop = link.RelayHop(config.shard_bytes[0] + config.shard_bytes[1], kChunkBytes);
   }
   // Empty when the handle holds exactly the plan of the step's rows.
   std::string Compare(uint64_t step, const ultraep_plan_info& info,

@@ -84,6 +84,7 @@ void Fleet::StopRanks() {
 void Fleet::StartDaemon(const std::string& kill_at) {
   daemon_started_ns_ = NowNs();
   const std::string at = "--socket=" + socket_, lease = "--lease_ms=" + std::to_string(lease_ms_);
+  const std::string latency = "--flag_latency_ns=" + std::to_string(kFlagLatencyNs);
   const pid_t pid = fork();
   if (pid == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -93,8 +94,8 @@ void Fleet::StartDaemon(const std::string& kill_at) {
       unsetenv("ULTRAEP_KILL_AT");
     else
       setenv("ULTRAEP_KILL_AT", kill_at.c_str(), 1);
-    execl(daemon_path_.c_str(), "ultraepd", at.c_str(), lease.c_str(), "--log_level=error",
-          nullptr);
+    execl(daemon_path_.c_str(), "ultraepd", at.c_str(), lease.c_str(), latency.c_str(),
+          "--log_level=error", nullptr);
     _exit(127);
   }
   daemon_ = {pid, !kill_at.empty(), false};
@@ -259,8 +260,8 @@ void Fleet::Describe() {
       RankState& rank = s.ranks[r];
       const pid_t pid = groups_[g].ranks[r].pid;
       std::fprintf(stderr,
-                   "  rank %u pid %d: at step %lu, next %lu, planned up to %lu, in %s for %lu ms\n", r,
-                   pid, rank.at.load(), rank.next.load(), rank.planned_next.load(),
+                   "  rank %u pid %d: at step %lu, next %lu, planned up to %lu, in %s for %lu ms\n",
+                   r, pid, rank.at.load(), rank.next.load(), rank.planned_next.load(),
                    CallName(rank.call), (now - rank.since_ns.load()) / 1'000'000);
     }
   }

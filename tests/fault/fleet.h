@@ -23,8 +23,8 @@ struct Child {
 struct FleetGroup {
   LoopConfig config;
   Child ranks[kMostRanks];
-  uint64_t target = 0;      // the group is well once all ranks have followed a plan from there on
-  uint64_t deadline_ns = 0; // until when it must be
+  uint64_t target = 0;       // the group is well once all ranks have followed a plan from there on
+  uint64_t deadline_ns = 0;  // until when it must be
 };
 
 class Fleet {

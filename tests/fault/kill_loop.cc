@@ -23,7 +23,8 @@ constexpr const char* kUsage =
     "  --daemon-kills N  daemons killed at random instants while no rank dies\n"
     "  --mixed N         ranks killed while daemons are killed too, N / 20 of them\n"
     "  --points          each role is killed exactly at every point it passes\n"
-    "  --stops N         a rank (every fourth time the daemon) stands still for longer than a lease\n"
+    "  --stops N         a rank (every fourth time the daemon) stands still for longer than a "
+    "lease\n"
     "  --groups N        groups of four ranks at a time, 1..8 (default 3)\n"
     "  --seed N          of delays and loads (default: from the clock)\n"
     "  --json            the summary as one line on stdout\n"
@@ -50,13 +51,20 @@ bool Parse(int argc, char** argv, Options* o) {
     }
     if (i + 1 == argc) return false;
     const uint64_t value = std::strtoull(argv[++i], nullptr, 10);
-    if (flag == "--rank-kills") o->rank_kills = value;
-    else if (flag == "--daemon-kills") o->daemon_kills = value;
-    else if (flag == "--mixed") o->mixed = value;
-    else if (flag == "--stops") o->stops = value;
-    else if (flag == "--seed") o->seed = value;
-    else if (flag == "--groups") o->groups = uint32_t(std::clamp<uint64_t>(value, 1, kMostGroups));
-    else return false;
+    if (flag == "--rank-kills")
+      o->rank_kills = value;
+    else if (flag == "--daemon-kills")
+      o->daemon_kills = value;
+    else if (flag == "--mixed")
+      o->mixed = value;
+    else if (flag == "--stops")
+      o->stops = value;
+    else if (flag == "--seed")
+      o->seed = value;
+    else if (flag == "--groups")
+      o->groups = uint32_t(std::clamp<uint64_t>(value, 1, kMostGroups));
+    else
+      return false;
   }
   if (nightly) {
     o->rank_kills = std::max<uint64_t>(o->rank_kills, 1'000'000);
@@ -87,9 +95,8 @@ double Quantile(std::vector<double> values, double q) {
 
 std::string Times(const char* name, const std::vector<double>& ms) {
   char text[160];
-  std::snprintf(text, sizeof text,
-                "\"%s\":{\"count\":%zu,\"p50\":%.1f,\"p99\":%.1f,\"max\":%.1f}", name, ms.size(),
-                Quantile(ms, 0.5), Quantile(ms, 0.99), Quantile(ms, 1));
+  std::snprintf(text, sizeof text, "\"%s\":{\"count\":%zu,\"p50\":%.1f,\"p99\":%.1f,\"max\":%.1f}",
+                name, ms.size(), Quantile(ms, 0.5), Quantile(ms, 0.99), Quantile(ms, 1));
   return text;
 }
 
@@ -97,8 +104,8 @@ void Summary(const Options& o, SharedState* shared, const Totals& totals, double
   uint64_t sum[7] = {};
   for (GroupState& g : shared->groups) {
     const Counters& c = g.counters;
-    const std::atomic<uint64_t>* const all[] = {&c.steps,  &c.planned,  &c.fallback,     &c.declined,
-                                                &c.failed, &c.restored, &c.slots_checked};
+    const std::atomic<uint64_t>* const all[] = {
+        &c.steps, &c.planned, &c.fallback, &c.declined, &c.failed, &c.restored, &c.slots_checked};
     for (int i = 0; i < 7; ++i) sum[i] += *all[i];
   }
   const uint32_t texts = std::min(shared->violations.load(), SharedState::kTexts);

@@ -106,7 +106,8 @@ class DaemonKiller {
     }
     if (!clock_.recovering && !clock_.due_ns) clock_.due_ns = now + random().Below(300 * kMs);
     // With ranks dying all the time, all are never well at once.
-    if (!alone && clock_.recovering && !clock_.due_ns) clock_.due_ns = now + random().Below(300 * kMs);
+    if (!alone && clock_.recovering && !clock_.due_ns)
+      clock_.due_ns = now + random().Below(300 * kMs);
     if (clock_.due(now)) Kill(now);
   }
 

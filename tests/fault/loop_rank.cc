@@ -122,15 +122,15 @@ class LoopRank {
     ExpectedRow(task_.seed, step, task_.rank, config_.experts, row_.data());
     Begin(kSubmit);
     for (int i = 0; i < 8; ++i) {  // FAILED: an earlier step's, told once per generation
-      const ultraep_status status = ultraep_submit_load(client_, step, uint32_t(step % 4),
-                                                        uint32_t(step), row_.data(), config_.experts);
+      const ultraep_status status = ultraep_submit_load(
+          client_, step, uint32_t(step % 4), uint32_t(step), row_.data(), config_.experts);
       if (Follows(status, "submit", step)) {
         state_.next = step + 1;
         return;
       }
     }
-    Violation(&shared_, "group %u rank %u step %lu: submit fails for ever", task_.group,
-              task_.rank, step);
+    Violation(&shared_, "group %u rank %u step %lu: submit fails for ever", task_.group, task_.rank,
+              step);
     Stop();
   }
 
@@ -217,8 +217,8 @@ class LoopRank {
                     WeightBase(r.expert, i, tag));
     Begin(call);
     const auto* mains = reinterpret_cast<const void* const*>(mains_.data());
-    bool followed = Follows(
-        ultraep_stream_weights(plan, uint32_t(step % config_.slot_sets), mains), "stream", step);
+    bool followed = Follows(ultraep_stream_weights(plan, uint32_t(step % config_.slot_sets), mains),
+                            "stream", step);
     if (!followed) return false;
     Begin(kAwaitWeights);
     followed = Follows(ultraep_await_weights(plan, -1), "await_weights", step);
@@ -268,7 +268,8 @@ class LoopRank {
       ++taken[size_t(physical[i])];
     }
     for (const ultraep_replica& r : replicas)
-      if (taken[layout.replica(r.rank, r.slot)] > r.tokens) Wrong(step, "more tokens than the quota");
+      if (taken[layout.replica(r.rank, r.slot)] > r.tokens)
+        Wrong(step, "more tokens than the quota");
   }
 
   void Restore(ultraep_plan* plan, uint64_t step) {
@@ -279,8 +280,8 @@ class LoopRank {
     if (Stream(plan, replicas, kRestore, step, step * 2 + 1)) group_.counters.restored.fetch_add(1);
   }
 
-  // All ranks come to the same answer: after a PLAN every rank of the step has said of which process
-  // it is and what became of the earlier step.
+  // All ranks come to the same answer: after a PLAN every rank of the step has said of which
+  // process it is and what became of the earlier step.
   bool AllHold(uint64_t kept, uint64_t step, Outcome outcome) {
     if (outcome != kPlanned) return false;
     for (uint32_t r = 0; r < config_.ranks; ++r)

@@ -40,10 +40,10 @@ constexpr Point kPoints[] = {
     {"record:header", false, true},   {"record:replicas", false, true},
     {"record:whole", false, true},    {"collected:before", false, true},
     {"collected:set", false, true},   {"member:before", false, true},
-    {"member:set", false, true},
-    {"heartbeat:before", true, true}, {"heartbeat:set", true, true},
-    {"doze:before", false, true},     {"doze:flag", false, true},
-    {"arrivals:before", true, false}, {"arrivals:raised", true, false},
+    {"member:set", false, true},      {"heartbeat:before", true, true},
+    {"heartbeat:set", true, true},    {"doze:before", false, true},
+    {"doze:flag", false, true},       {"arrivals:before", true, false},
+    {"arrivals:raised", true, false},
 };
 
 struct Job {

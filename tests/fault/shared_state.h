@@ -21,14 +21,24 @@ struct Entry {
   std::atomic<uint64_t> submitted;  // step + 1, stored after `first` and before the submit
   std::atomic<uint64_t> first;      // first step of the process that submits
   std::atomic<uint64_t> outcome;    // (step + 1) << 3 | Outcome, right after the await
-  std::atomic<uint64_t> held;       // (step + 1) << 1 | the plan was followed to its end and is held
+  std::atomic<uint64_t> held;  // (step + 1) << 1 | the plan was followed to its end and is held
 };
 
 enum Call : uint32_t {
-  kIdle, kAttach, kJoin, kSubmit, kAwait, kStream, kRoute, kAwaitWeights, kRelease, kFree, kRestore
+  kIdle,
+  kAttach,
+  kJoin,
+  kSubmit,
+  kAwait,
+  kStream,
+  kRoute,
+  kAwaitWeights,
+  kRelease,
+  kFree,
+  kRestore
 };
 inline const char* CallName(uint32_t call) {
-  const char* const names[] = {"nothing", "attach",        "join",    "submit", "await", "stream",
+  const char* const names[] = {"nothing", "attach",        "join",    "submit", "await",  "stream",
                                "route",   "await_weights", "release", "free",   "restore"};
   return call <= kRestore ? names[call] : "rubbish";
 }

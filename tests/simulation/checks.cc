@@ -133,7 +133,9 @@ const Plan& Checks::Solved(uint64_t sequence) {
     const std::vector<uint32_t> row = Row(scenario_, r, sequence);
     load.insert(load.end(), row.begin(), row.end());
   }
-  SolvePlan(c.shape(), {load.data(), c.ranks, c.experts}, PlanOptions{}, &workspace_, &at->second);
+  PlanOptions options;
+  options.relay_hop = LinkModel().RelayHop(c.expert_bytes(), kChunkBytes);
+  SolvePlan(c.shape(), {load.data(), c.ranks, c.experts}, options, &workspace_, &at->second);
   return at->second;
 }
 
@@ -161,7 +163,8 @@ void Checks::CheckTime(const Rank& rank, const Call& call, uint64_t sequence) {
   const std::string late =
       timeline.Late(rank.name, call.awaited_ns, now, generations_[call.admitted].life);
   if (!late.empty())
-    Violated(Text(rank, sequence) + "waited from " + std::to_string(call.awaited_ns) + ", but " + late);
+    Violated(Text(rank, sequence) + "waited from " + std::to_string(call.awaited_ns) + ", but " +
+             late);
 }
 
 void Checks::CheckTogether(uint64_t sequence) {
@@ -219,8 +222,8 @@ void Checks::GateMoved(const std::vector<Rank*>& ranks, const std::string& daemo
     }
 }
 
-// Rule 0: all members belong to it, and none has passed s0 on its own. A member may be dead by then:
-// its rows never come, and whoever runs in its place is no member.
+// Rule 0: all members belong to it, and none has passed s0 on its own. A member may be dead by
+// then: its rows never come, and whoever runs in its place is no member.
 void Checks::Opened(uint64_t id, Seen* seen, const Gate& gate, const std::string& daemon) {
   seen->opened = true;
   seen->life.daemon = daemon;

@@ -267,6 +267,7 @@ class PlanCommand(unittest.TestCase):
         path = self.save(np.ones((4, 8), np.uint32))
         for flag, value, texts in [
                 ("--domain-size", 3, ["domain_size is 3", "divisor of ranks (4)"]),
+                ("--relay-hop", 65537, ["--relay_hop is 65537", "0..65536"]),
                 ("--tile-tokens", 70000, ["--tile_tokens is 70000", "0..65536"]),
                 ("--cost-token-ns", -1, ["--cost_token_ns is -1", "0..1e6"]),
                 ("--cost-expert-us", "nan", ["--cost_expert_us is nan"]),

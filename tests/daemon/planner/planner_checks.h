@@ -45,7 +45,6 @@ inline void ExpectSound(const PlanShape& shape, LoadView load, const Plan& plan,
   }
   const uint64_t before = PeakOf(rank, options);
   for (const Replica& r : replicas) {
-    EXPECT_EQ(r.parent, -1);
     EXPECT_TRUE(options.without_slots.empty() || !options.without_slots[r.rank]);
     rank[shape.home(r.expert)] -= r.tokens;
     rank[r.rank] += r.tokens;
