@@ -242,6 +242,8 @@ const Command kPlanCommand = {
     "--domain-size D      ranks per scale-up domain, a divisor of the ranks; replicas stay in\n"
     "            their home's domain; 0: all ranks are one domain (default)\n"
     "--tile-tokens T      quotas are multiples of T where the peak allows it; 0: off (default)\n"
+    "--relay-hop H        what forwarding through one relay adds, in 1/1024 of an expert's transfer\n"
+    "            (default 46: 37.75 MB experts, 710 GB/s, 2 us flags); shapes who sends to whom\n"
     "--cost-token-ns X --cost-expert-us X --cost-instance-us X\n"
     "            what a token on a rank, an expert's weights on a link, and one more active "
     "expert\n"
