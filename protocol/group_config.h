@@ -82,6 +82,8 @@ inline std::string CheckConfig(const GroupConfig& c) {
     return bad("the sum of shard_bytes", sum, "at most " + std::to_string(kMaxSlotBytes));
   if (c.gradient_bytes > kMaxSlotBytes)
     return bad("gradient_bytes", c.gradient_bytes, "at most " + std::to_string(kMaxSlotBytes));
+  if (c.gradient_bytes % 4)
+    return bad("gradient_bytes", c.gradient_bytes, "a multiple of 4: gradients are float32");
   if (c.gradient_bytes && !c.training)
     return bad("gradient_bytes", c.gradient_bytes, "0 when serving");
   if (c.step_timeout_ns < 1'000'000)

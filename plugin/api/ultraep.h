@@ -88,14 +88,26 @@ typedef struct ultraep_group_config {
   uint32_t domain_size;     /* ranks per scale-up domain, 0 = all ranks are one domain */
   uint32_t training;        /* 0 = serving */
   uint32_t shard_count;     /* opaque byte shards per expert, 0..8 (0: plan only, nothing streams) */
+  /* Any size; a shard starts on 128 bytes in a slot, main copies may lie anywhere. */
   uint64_t shard_bytes[ULTRAEP_MAX_SHARDS];
-  uint64_t gradient_bytes;  /* per slot, 0 when serving */
+  uint64_t gradient_bytes;  /* per slot, float32: a multiple of 4; 0 when serving */
   uint64_t step_timeout_ns; /* the framework's collective timeout; 0 = 600 s */
   uint64_t solve_deadline_ns; /* 0 = 2 ms, or 1 s when CPUs are fewer than local ranks + 1 */
   uint64_t next_sequence;   /* sequence of the first step this rank will submit; of a process that
                                replaces a lost one: above every step that any rank submitted */
   uint64_t fallback_tokens; /* tokens this rank's memory can take unbalanced; 0 = not stated */
 } ultraep_group_config;
+
+/* Shared memory in bytes, all of it allocated when a generation begins; twice while the group changes
+ * to a next one. slots_of_rank: about slots_per_rank x the three above. */
+typedef struct ultraep_memory {
+  uint64_t weights_per_slot;   /* all shards of one expert, scales included, each on 128 bytes */
+  uint64_t flags_per_slot;
+  uint64_t gradients_per_slot; /* 0 when serving */
+  uint64_t slots_per_rank;     /* slots x slot_sets, shared by all layers */
+  uint64_t slots_of_rank;
+  uint64_t group;              /* all ranks' slots, rows, plans and verdicts */
+} ultraep_memory;
 
 typedef struct ultraep_client_info {
   ultraep_phase phase;
@@ -154,6 +166,9 @@ ULTRAEP_API ultraep_status ultraep_attach(const ultraep_attach_options* options,
  * time (TIMEOUT; joining goes on in the background). */
 ULTRAEP_API ultraep_status ultraep_join(ultraep_client* client, const ultraep_group_config* config,
                                         int64_t timeout_ns);
+/* What a group of this configuration will take. Needs neither daemon nor client. */
+ULTRAEP_API ultraep_status ultraep_memory_of(const ultraep_group_config* config,
+                                             ultraep_memory* memory);
 ULTRAEP_API ultraep_status ultraep_client_state(ultraep_client* client, ultraep_client_info* info);
 
 /* row: tokens this rank routes to each logical expert, [experts] uint32, zeros allowed; its sum is

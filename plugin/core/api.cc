@@ -9,6 +9,7 @@
 #include "plugin/api/ultraep.h"
 #include "plugin/core/client.h"
 #include "plugin/core/plan_handle.h"
+#include "plugin/core/read_config.h"
 #include "protocol/version.h"
 
 using ultraep::Invalid;
@@ -45,6 +46,14 @@ Result Null(const char* argument) { return Invalid(std::string(argument) + " is 
 Result Check(const ultraep_plan* plan) {
   if (!plan) return Null("plan");
   if (plan->forked()) return Invalid("this plan belongs to the parent process");
+  return ultraep::Ok();
+}
+
+Result CheckSize(const ultraep_group_config* config) {
+  if (!config) return Null("config");
+  if (config->struct_size != sizeof *config)
+    return Invalid("config->struct_size is " + std::to_string(config->struct_size) + ", must be " +
+                   std::to_string(sizeof *config));
   return ultraep::Ok();
 }
 
@@ -99,11 +108,19 @@ ultraep_status ultraep_join(ultraep_client* client, const ultraep_group_config* 
                             int64_t timeout_ns) {
   return Guard("ultraep_join", [&]() -> Result {
     if (!client) return Null("client");
-    if (!config) return Null("config");
-    if (config->struct_size != sizeof *config)
-      return Invalid("config->struct_size is " + std::to_string(config->struct_size) +
-                     ", must be " + std::to_string(sizeof *config));
+    if (Result wrong = CheckSize(config); !wrong.ok()) return wrong;
     return client->Join(*config, timeout_ns);
+  });
+}
+
+ultraep_status ultraep_memory_of(const ultraep_group_config* config, ultraep_memory* memory) {
+  return Guard("ultraep_memory_of", [&]() -> Result {
+    if (!memory) return Null("memory");
+    ultraep::GroupConfig wire;
+    if (Result wrong = CheckSize(config); !wrong.ok()) return wrong;
+    if (Result wrong = ultraep::ReadConfig(*config, &wire); !wrong.ok()) return wrong;
+    *memory = ultraep::MemoryOf(wire);
+    return ultraep::Ok();
   });
 }
 

@@ -5,36 +5,16 @@
 
 #include "plugin/core/forks.h"
 #include "plugin/core/plan_handle.h"
+#include "plugin/core/read_config.h"
 
 using namespace ultraep;
 
 namespace {
 
-constexpr uint64_t kDefaultStepTimeoutNs = 600'000'000'000;
-
 // 2 ms suits a planner with a CPU of its own; with fewer CPUs than threads that want one, a wait
 // for the scheduler is no sign of a stuck daemon.
 uint64_t DefaultSolveDeadlineNs(uint32_t ranks) {
   return AllowedCpus() < ranks + 1 ? 1'000'000'000 : 2'000'000;
-}
-
-GroupConfig WireConfig(const ultraep_group_config& c) {
-  GroupConfig w;
-  std::memcpy(w.nonce, c.nonce, sizeof w.nonce);
-  w.ranks = c.ranks;
-  w.experts = c.experts;
-  w.slots = c.slots;
-  w.layers = c.layers;
-  w.window = c.window;
-  w.slot_sets = c.slot_sets;
-  w.domain_size = c.domain_size;
-  w.training = c.training;
-  w.shard_count = c.shard_count;
-  for (uint32_t i = 0; i < c.shard_count && i < kMaxShards; ++i)
-    w.shard_bytes[i] = c.shard_bytes[i];
-  w.gradient_bytes = c.gradient_bytes;
-  w.step_timeout_ns = c.step_timeout_ns ? c.step_timeout_ns : kDefaultStepTimeoutNs;
-  return w;
 }
 
 }  // namespace
@@ -59,17 +39,8 @@ Result ultraep_client::CheckUsable() const {
 Result ultraep_client::Join(const ultraep_group_config& config, int64_t timeout_ns) {
   if (forked()) return CheckUsable();
   if (steps_) return Invalid("the client has joined already; attach another one");
-  if (!config.group_name || std::strlen(config.group_name) > 63)
-    return Invalid("group_name must have 1..63 characters");
-  GroupConfig wire = WireConfig(config);
-  SetText(wire.name, config.group_name);
-  if (std::string wrong = CheckConfig(wire); !wrong.empty()) return Invalid(wrong);
-  if (config.rank >= config.ranks)
-    return Invalid("rank is " + std::to_string(config.rank) + ", must be below ranks (" +
-                   std::to_string(config.ranks) + ")");
-  if (config.next_sequence > kMaxSequence)
-    return Invalid("next_sequence is " + std::to_string(config.next_sequence) + ", the limit is " +
-                   std::to_string(kMaxSequence));
+  GroupConfig wire;
+  if (Result usable = ReadConfig(config, &wire); !usable.ok()) return usable;
   ultraep::Join request;
   request.config = wire;
   request.rank = rank_ = config.rank;
@@ -115,8 +86,8 @@ Result ultraep_client::Await(uint64_t sequence, int64_t timeout_ns, ultraep_plan
   if (Result usable = CheckUsable(); !usable.ok()) return usable;
   ResolvedStep step;
   // Past the group's own timeout the step has been resolved for all; one heartbeat of slack.
-  const uint64_t limit =
-      timeout_ns < 0 ? DeadlineAfter(config_.step_timeout_ns, 10 * kHeartbeatNs) : uint64_t(timeout_ns);
+  const uint64_t limit = timeout_ns < 0 ? DeadlineAfter(config_.step_timeout_ns, 10 * kHeartbeatNs)
+                                        : uint64_t(timeout_ns);
   Result result = steps_->Await(sequence, limit, &step);
   if (!result.ok()) return result;
   const bool planned = step.verdict == ULTRAEP_PLAN;

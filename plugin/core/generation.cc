@@ -55,8 +55,7 @@ void Generation::RingDoorbell() const {
 bool Generation::IsGone(uint32_t member) const {
   const uint64_t state = boards.member(member).value.load(std::memory_order_seq_cst);
   return state == uint64_t(MemberState::kGone) || state == uint64_t(MemberState::kLeft) ||
-         state == uint64_t(MemberState::kFenced) ||
-         wedged_[member].load(std::memory_order_relaxed);
+         state == uint64_t(MemberState::kFenced) || wedged_[member].load(std::memory_order_relaxed);
 }
 
 void Generation::WatchMembers(uint64_t now) {

@@ -241,8 +241,9 @@ Link::End Link::JoinNext() {
   if (!SendMessage(socket_.get(), request_)) return End::kReconnect;
   // The daemon answers when the group is complete or refuses at once: who asked again after a
   // refusal knows no better reason than that one until then.
-  Say(ULTRAEP_JOINING, refused_before_.empty() ? "waiting for the other members"
-                                               : "asking again, refused before: " + refused_before_);
+  Say(ULTRAEP_JOINING, refused_before_.empty()
+                           ? "waiting for the other members"
+                           : "asking again, refused before: " + refused_before_);
   Packet packet;
   if (const End end = Await(&packet); end != End::kAgain) return end;
   refused_before_.clear();

@@ -63,9 +63,9 @@ class Link {
   Steps* steps_ = nullptr;
   Descriptor stop_, socket_;
   uint64_t beaten_ns_ = 0;
-  uint64_t pause_ns_ = 0;  // before the next connection
+  uint64_t pause_ns_ = 0;       // before the next connection
   std::string refused_before_;  // by the daemon, since the rank last was in a group; empty: never
-  mutable std::mutex mutex_;  // guards what follows
+  mutable std::mutex mutex_;    // guards what follows
   std::condition_variable changed_;
   std::shared_ptr<Generation> generation_;
   ultraep_phase phase_ = ULTRAEP_DETACHED;

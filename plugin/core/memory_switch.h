@@ -23,8 +23,8 @@ class MemorySwitch {
   std::shared_ptr<Generation> current() const;
   // Those whose memory may still be used, also by an operation begun before a switch; oldest first.
   std::vector<std::shared_ptr<Generation>> held() const;
-  // Unmaps what is left behind or will never be switched to, once its operations are done: takes long
-  // for many GiB, so the link's thread does it.
+  // Unmaps what is left behind or will never be switched to, once its operations are done: takes
+  // long for many GiB, so the link's thread does it.
   void FreeLeftBehind();
   // The rank has left: nothing is issued any more.
   void Clear();

@@ -1,5 +1,6 @@
-// A plan as the framework holds it: row, record and verdict of one step, copied out of shared memory
-// and reference-counted (rule 9). It holds no shared memory but that of its operation under way.
+// A plan as the framework holds it: row, record and verdict of one step, copied out of shared
+// memory and reference-counted (rule 9). It holds no shared memory but that of its operation under
+// way.
 #pragma once
 
 #include <atomic>

@@ -69,8 +69,8 @@ class Steps {
   const std::shared_ptr<MemorySwitch> memory_ = std::make_shared<MemorySwitch>();
   mutable std::mutex mutex_;  // guards generation_, next_, resolved_, promises_
   std::shared_ptr<Generation> generation_;
-  uint64_t next_;               // sequence of the next Submit
-  uint64_t resolved_;           // sequence of the next Await
+  uint64_t next_;      // sequence of the next Submit
+  uint64_t resolved_;  // sequence of the next Await
   uint32_t promises_ = 0;
   std::vector<OpenStep> open_;  // [window], the submitting thread's own
   PlanChecker checker_;

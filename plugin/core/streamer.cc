@@ -27,8 +27,7 @@ class Streamer::Waits : public StreamWaits {
     // As many operations as here or more, yet another number: it will never come to this one.
     auto elsewhere = [&] {
       const uint64_t there = seen();
-      return there != number &&
-             OperationNumber::Count(there) >= OperationNumber::Count(number);
+      return there != number && OperationNumber::Count(there) >= OperationNumber::Count(number);
     };
     auto gone = [&] { return generation().IsGone(destination); };
     if (Wait(board.accept_pulse, nullptr, accepted, [&] { return gone() || elsewhere(); }))
@@ -140,7 +139,8 @@ void Streamer::Run() {
     if (!sent) generation_->Fail();
     lock.lock();
     stream->sent = true;
-    if (!sent) stream->failure = waits.failure().empty() ? "the generation has failed" : waits.failure();
+    if (!sent)
+      stream->failure = waits.failure().empty() ? "the generation has failed" : waits.failure();
     changed_.notify_all();
   }
 }

@@ -23,6 +23,38 @@ TEST_F(AttachTest, AGroupOpensWhenItsLastMemberIsReady) {
   other.join();
 }
 
+// Two slots in two sets; an odd shard and its scales; a float32 gradient for every 1-byte weight.
+TEST_F(AttachTest, MemoryIsKnownBeforeAGroupIsJoined) {
+  auto config = Config(0);
+  config.slots = config.slot_sets = config.shard_count = 2;
+  config.shard_bytes[0] = 1'000'001;  // four chunks
+  config.shard_bytes[1] = 44;
+  config.training = 1;
+  config.gradient_bytes = 4'000'004;
+  ultraep_memory memory{};
+  ASSERT_EQ(ultraep_memory_of(&config, &memory), ULTRAEP_OK) << ultraep_last_error();
+  EXPECT_EQ(memory.weights_per_slot, 1'000'064u + 128);  // whole lines of 128
+  EXPECT_EQ(memory.gradients_per_slot, 4'000'128u);
+  EXPECT_EQ(memory.flags_per_slot, 128u);
+  EXPECT_EQ(memory.slots_per_rank, 4u);
+  const uint64_t slots =
+      4 * (memory.weights_per_slot + memory.gradients_per_slot + memory.flags_per_slot);
+  EXPECT_GE(memory.slots_of_rank, slots);
+  EXPECT_LT(memory.slots_of_rank, slots + 2 * 65536);
+  EXPECT_GT(memory.group, 2 * memory.slots_of_rank);
+  // It is what the daemon counts: one byte less is too little, so much is enough.
+  for (const uint64_t less : {1, 0}) {
+    DaemonOptions options = TestDaemon::Defaults();
+    options.memory_limit_bytes = memory.group - less;
+    TestDaemon daemon(socket_, options);
+    EXPECT_EQ(ultraep_join(Attach(), &config, kSecond / 20),
+              less ? ULTRAEP_REFUSED : ULTRAEP_TIMEOUT)
+        << ultraep_last_error();
+  }
+  config.shard_count = 99;
+  EXPECT_EQ(ultraep_memory_of(&config, &memory), ULTRAEP_INVALID);
+}
+
 TEST_F(AttachTest, WithoutADaemonStepsAreDeclinedAndTheDaemonIsPickedUpWhenItAppears) {
   auto *a = Attach(), *b = Attach();
   auto config_a = Config(0), config_b = Config(1);

@@ -79,6 +79,8 @@ TEST_F(RefusalTest, SizesThatCannotBeAreRefusedBeforeTheDaemonIsAsked) {
       {[](auto* c) { c->group_name = ""; }, "group_name must have 1..63 characters"},
       {[](auto* c) { c->layers = 0; }, "layers is 0, must be at least 1"},
       {[](auto* c) { c->gradient_bytes = 4; }, "gradient_bytes is 4, must be 0 when serving"},
+      {[](auto* c) { c->training = 1, c->gradient_bytes = 6; },
+       "gradient_bytes is 6, must be a multiple of 4: gradients are float32"},
       {[](auto* c) { c->domain_size = 3; }, "domain_size is 3, must be 0 or a divisor"},
       {[](auto* c) { c->struct_size = 7; }, "struct_size is 7"},
   };
