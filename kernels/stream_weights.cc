@@ -50,6 +50,8 @@ bool SendOne(const Boards& boards, uint32_t self, const StreamOperation& op, uin
     unsigned char* to = boards.shard(r.rank, op.set, r.slot, shard);
     for (uint64_t c = 0; c < layout.shard_chunks(shard); ++c) {
       const uint64_t chunk = layout.shard_chunk[shard] + c;
+      const uint64_t at = c * kChunkBytes;
+      const uint64_t bytes = std::min(kChunkBytes, config.shard_bytes[shard] - at);
       uint64_t start = NowNs();
       if (parent) {
         if (!waits->Chunk(boards.chunk_flag(self, op.set, parent->slot, chunk), op.number,
@@ -57,11 +59,9 @@ bool SendOne(const Boards& boards, uint32_t self, const StreamOperation& op, uin
           return false;
         const uint64_t ready = NowNs();
         tally->wait_ns += ready - start;
-        tally->relayed_bytes += std::min(kChunkBytes, config.shard_bytes[shard] - c * kChunkBytes);
+        tally->relayed_bytes += bytes;
         start = ready;
       }
-      const uint64_t at = c * kChunkBytes;
-      const uint64_t bytes = std::min(kChunkBytes, config.shard_bytes[shard] - at);
       ULTRAEP_POINT("chunk:before");
       CopyNonTemporal(to + at, from + at, bytes);
       ULTRAEP_POINT("chunk:data");

@@ -8,6 +8,16 @@ namespace {
 // Destinations looked at for one whose link is free: their order is good already.
 constexpr uint32_t kLookAhead = 8;
 
+// Heaps with the smallest on top.
+constexpr auto kLaterHolder = [](const auto& a, const auto& b) {
+  return a.ready != b.ready ? a.ready > b.ready : a.transfer > b.transfer;
+};
+constexpr auto kLaterTree = [](const auto& a, const auto& b) {
+  if (a.start != b.start) return a.start > b.start;
+  if (a.end - a.next != b.end - b.next) return a.end - a.next < b.end - b.next;
+  return a.expert > b.expert;
+};
+
 }  // namespace
 
 void Relays::Reserve(const PlanShape& shape) {
@@ -28,10 +38,8 @@ void Relays::Plant(const PlanShape& shape, const std::vector<Piece>& pieces) {
   exports_.assign(shape.ranks, 0);
   destinations_.resize(pieces.size());
   for (uint32_t i = 0; i < pieces.size(); ++i) destinations_[i] = i;
-  std::sort(destinations_.begin(), destinations_.end(), [&](uint32_t a, uint32_t b) {
-    if (pieces[a].expert != pieces[b].expert) return pieces[a].expert < pieces[b].expert;
-    return pieces[a].rank < pieces[b].rank;
-  });
+  std::sort(destinations_.begin(), destinations_.end(),
+            [&](uint32_t a, uint32_t b) { return pieces[a].expert < pieces[b].expert; });
   trees_.clear();
   holders_.clear();
   for (uint32_t begin = 0, end; begin < destinations_.size(); begin = end) {
@@ -54,20 +62,6 @@ void Relays::Plant(const PlanShape& shape, const std::vector<Piece>& pieces) {
                 return x.tokens != y.tokens ? x.tokens > y.tokens : x.rank < y.rank;
               });
 }
-
-namespace {
-
-// Heaps with the smallest on top.
-constexpr auto kLaterHolder = [](const auto& a, const auto& b) {
-  return a.ready != b.ready ? a.ready > b.ready : a.transfer > b.transfer;
-};
-constexpr auto kLaterTree = [](const auto& a, const auto& b) {
-  if (a.start != b.start) return a.start > b.start;
-  if (a.end - a.next != b.end - b.next) return a.end - a.next < b.end - b.next;
-  return a.expert > b.expert;
-};
-
-}  // namespace
 
 // Links get busier while a holder waits in the heap: puts the one that is ready first on top.
 void Relays::Settle(Tree* tree) {
@@ -96,16 +90,15 @@ uint32_t Relays::PickDestination(const Tree& tree, uint64_t ready,
   return best;
 }
 
-void Relays::Send(Tree* tree, uint32_t hop, const std::vector<Piece>& pieces) {
+void Relays::Send(Tree* tree, uint32_t picked, uint64_t start, uint32_t hop,
+                  const std::vector<Piece>& pieces) {
   Holder* heap = &holders_[tree->holders];
-  const uint32_t picked = PickDestination(*tree, heap->ready, pieces);
   std::rotate(destinations_.begin() + tree->next, destinations_.begin() + picked,
               destinations_.begin() + picked + 1);
   const uint32_t index = destinations_[tree->next++];
   const uint32_t to = pieces[index].rank;
-  const uint64_t start = std::max(heap->ready, receives_until_[to]);
   sends_until_[heap->rank] = receives_until_[to] = start + kExpertTime;
-  if (heap->transfer < 0 && tree->holder_count == 1) --unsent_[heap->rank];
+  if (tree->holder_count == 1) --unsent_[heap->rank];
   transfers_.push_back({index, heap->transfer});
   const int32_t number = int32_t(transfers_.size()) - 1;
   heap[tree->holder_count++] = {start + hop, start + hop, number, to};
@@ -122,12 +115,12 @@ const std::vector<Relays::Transfer>& Relays::Schedule(const PlanShape& shape, ui
     Tree& tree = trees_.back();
     Settle(&tree);
     const uint64_t ready = holders_[tree.holders].ready;
-    const uint32_t to = pieces[destinations_[PickDestination(tree, ready, pieces)]].rank;
-    const uint64_t start = std::max(ready, receives_until_[to]);
+    const uint32_t picked = PickDestination(tree, ready, pieces);
+    const uint64_t start = std::max(ready, receives_until_[pieces[destinations_[picked]].rank]);
     if (start > tree.start) {  // another tree may be earlier
       tree.start = start;
     } else {
-      Send(&tree, hop, pieces);
+      Send(&tree, picked, start, hop, pieces);
       if (tree.next == tree.end) {
         trees_.pop_back();
         continue;

@@ -58,7 +58,8 @@ class Relays {
   void Plant(const PlanShape& shape, const std::vector<Piece>& pieces);
   void Settle(Tree* tree);
   uint32_t PickDestination(const Tree& tree, uint64_t ready, const std::vector<Piece>& pieces);
-  void Send(Tree* tree, uint32_t hop, const std::vector<Piece>& pieces);
+  void Send(Tree* tree, uint32_t picked, uint64_t start, uint32_t hop,
+            const std::vector<Piece>& pieces);
 
   std::vector<Transfer> transfers_;
   std::vector<Tree> trees_;             // heap by start

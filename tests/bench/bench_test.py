@@ -92,7 +92,8 @@ class Bench(unittest.TestCase):
 
     def test_wrong_usage_says_what_is_right(self):
         for arguments, texts in [
-                ([], ["plan, route, stream or loads"]), (["plain"], ["'plain'"]), (["stream", "--link-gb-s", "0"], ["--link_gb_s", "0.001"]),
+                ([], ["plan, route, stream or loads"]), (["plain"], ["'plain'"]),
+                (["stream", "--link-gb-s", "0"], ["--link_gb_s", "0.001"]),
                 (["plan", "--nonsense", "8"], ["unknown flag --nonsense"]),
                 (["plan", "--ranks", "5"], ["experts is 256", "multiple of ranks (5)"]),
                 (["plan", "--imbalance", "0.5"], ["--imbalance", "1.0"]),

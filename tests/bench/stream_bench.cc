@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
-#include <map>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -20,6 +19,7 @@
 #include "nlohmann/json.hpp"
 #include "protocol/transport/waiting.h"
 #include "tests/bench/bench.h"
+#include "tests/support/memory_group.h"
 #include "tests/support/network_model.h"
 
 namespace ultraep::bench {
@@ -81,13 +81,9 @@ class BenchWaits : public StreamWaits {
 class Group {
  public:
   Group(const PlanShape& shape, uint64_t expert_bytes)
-      : layout_(Config(shape, expert_bytes)), sent_(shape.ranks) {
-    boards_.layout = &layout_;
-    for (uint32_t r = 0; r < shape.ranks; ++r) {
-      slots_.push_back(Touched(layout_.slot_board_bytes, 0));
+      : expert_bytes_(expert_bytes), memory_(Config(shape, expert_bytes)), sent_(shape.ranks) {
+    for (uint32_t r = 0; r < shape.ranks; ++r)
       mains_.push_back(Touched(shape.experts_per_rank() * expert_bytes, int(r) + 1));
-      boards_.slot_base.push_back(slots_.back().get());
-    }
   }
 
   // `rounds` whole transfers: every rank that sends is a thread.
@@ -106,12 +102,8 @@ class Group {
 
  private:
   static GroupConfig Config(const PlanShape& shape, uint64_t expert_bytes) {
-    GroupConfig c;
-    std::strcpy(c.name, "bench");
-    c.ranks = shape.ranks;
-    c.experts = shape.experts;
-    c.slots = shape.slots;
-    c.layers = c.window = c.slot_sets = c.shard_count = 1;
+    GroupConfig c = test::SmallConfig(shape.ranks, shape.experts, shape.slots, 1);
+    c.shard_count = 1;
     c.shard_bytes[0] = expert_bytes;
     return c;
   }
@@ -120,7 +112,7 @@ class Group {
             uint64_t rounds) {
     std::vector<const void*> mains;
     for (uint32_t e = 0; e < shape.experts_per_rank(); ++e)
-      mains.push_back(mains_[rank].get() + e * layout_.config.shard_bytes[0]);
+      mains.push_back(mains_[rank].get() + e * expert_bytes_);
     StreamOperation op;
     op.shape = shape;
     op.replicas = replicas;
@@ -128,14 +120,14 @@ class Group {
     BenchWaits waits(sent_);
     StreamTally tally;
     for (op.number = number_ + 1; op.number <= number_ + rounds; ++op.number) {
-      SendWeights(boards_, rank, op, &waits, &tally);
+      SendWeights(memory_.boards(), rank, op, &waits, &tally);
       sent_[rank].store(op.number, std::memory_order_release);
     }
   }
 
-  const GroupLayout layout_;
-  Boards boards_;
-  std::vector<Memory> slots_, mains_;
+  const uint64_t expert_bytes_;
+  test::MemoryGroup memory_;
+  std::vector<Memory> mains_;
   std::vector<std::atomic<uint64_t>> sent_;  // [rank]
   uint64_t number_ = 0;
 };

@@ -6,13 +6,14 @@
 #include <vector>
 
 #include "daemon/planner/baselines/ultraep_relay.h"
+#include "protocol/boards.h"
 #include "protocol/plan.h"
 
 namespace ultraep::test {
 
 struct NetworkModel {
   uint64_t expert_bytes = 37'748'736;  // 3072 x 4096 + 1536 x 4096 in bf16
-  uint64_t chunk_bytes = 256 * 1024;
+  uint64_t chunk_bytes = kChunkBytes;
   double link_gb_s = 710;
   double flag_us = 2;  // from a chunk's last byte to its relay's first store of it
 

@@ -13,6 +13,7 @@
 #include "tests/support/load_generators.h"
 #include "tests/support/network_model.h"
 #include "tests/support/random.h"
+#include "tests/support/scheduled_plan.h"
 
 namespace ultraep {
 namespace {
@@ -26,14 +27,7 @@ using test::NetworkModel;
 constexpr uint32_t kHop = PlanOptions().relay_hop;
 
 Makespan Simulate(const PlanShape& shape, const std::vector<Piece>& pieces) {
-  Relays relays;
-  relays.Reserve(shape);
-  std::vector<Replica> replicas;
-  for (const auto& t : relays.Schedule(shape, kHop, pieces)) {
-    const Piece& p = pieces[t.piece];
-    replicas.push_back({p.expert, uint16_t(p.rank), 0, t.parent, 0, p.tokens});
-  }
-  return SimulateTransfer(NetworkModel(), shape, replicas);
+  return SimulateTransfer(NetworkModel(), shape, test::Scheduled(shape, kHop, pieces));
 }
 
 // How many experts the rank must export to come down to `level`, whatever the plan.
@@ -166,25 +160,9 @@ TEST(RelaysTest, RandomPiecesAreEachSentOnceAndInTheModelAllArrive) {
   for (int round = 0; round < 300; ++round) {
     const uint32_t ranks = 2 + random.Below(20), per_rank = 1 + random.Below(4);
     const PlanShape shape{ranks, ranks * per_rank, 1 + uint32_t(random.Below(4)), 0};
-    std::vector<Piece> pieces;
-    std::vector<Replica> replicas;
-    for (uint32_t r = 0; r < ranks; ++r)
-      for (uint32_t s = 0; s < shape.slots; ++s) {
-        // Few experts, so that trees are large.
-        const uint32_t e = uint32_t(random.Below(std::min(shape.experts, 5u)));
-        const bool taken = std::any_of(pieces.begin(), pieces.end(), [&](const Piece& p) {
-          return p.rank == r && p.expert == e;
-        });
-        if (shape.home(e) != r && !taken) pieces.push_back({e, r, 1 + random.Below(100)});
-      }
-    Relays relays;
-    relays.Reserve(shape);
-    std::vector<uint32_t> used(ranks, 0);
-    for (const auto& t : relays.Schedule(shape, uint32_t(random.Below(1025)), pieces)) {
-      const Piece& p = pieces[t.piece];
-      replicas.push_back(
-          {p.expert, uint16_t(p.rank), uint16_t(used[p.rank]++), t.parent, 0, p.tokens});
-    }
+    const std::vector<Piece> pieces = test::RandomPieces(shape, &random);
+    const std::vector<Replica> replicas =
+        test::Scheduled(shape, uint32_t(random.Below(1025)), pieces);
     ASSERT_EQ(replicas.size(), pieces.size());
     PlanChecker checker;
     const PlanFault fault = checker.Check(shape, replicas, [](uint32_t) { return 1u << 30; });

@@ -5,15 +5,14 @@
 #include <cstring>
 #include <thread>
 
-#include "daemon/planner/relays.h"
 #include "plugin/core/streamer.h"
 #include "tests/support/memory_group.h"
 #include "tests/support/random.h"
+#include "tests/support/scheduled_plan.h"
 
 namespace ultraep {
 namespace {
 
-using planner::Piece;
 using test::MemoryGroup;
 using test::Mix;
 using test::Random;
@@ -47,26 +46,6 @@ void Fill(std::vector<unsigned char>* bytes, uint32_t expert, uint32_t shard, ui
     const uint64_t word = Mix(seed + at);
     std::memcpy(bytes->data() + at, &word, std::min<size_t>(8, bytes->size() - at));
   }
-}
-
-std::vector<Replica> RandomPlan(const PlanShape& shape, Random* random) {
-  std::vector<Piece> pieces;
-  for (uint32_t r = 0; r < shape.ranks; ++r)
-    for (uint32_t s = 0; s < shape.slots; ++s) {
-      const auto e = uint32_t(random->Below(std::min(shape.experts, 4u)));  // few: large trees
-      bool taken = shape.home(e) == r || random->Below(8) == 0;
-      for (const Piece& p : pieces) taken |= p.rank == r && p.expert == e;
-      if (!taken) pieces.push_back({e, r, 1});
-    }
-  planner::Relays relays;
-  relays.Reserve(shape);
-  std::vector<uint32_t> used(shape.ranks, 0);
-  std::vector<Replica> replicas;
-  for (const auto& t : relays.Schedule(shape, uint32_t(random->Below(1200)), pieces)) {
-    const Piece& p = pieces[t.piece];
-    replicas.push_back({p.expert, uint16_t(p.rank), uint16_t(used[p.rank]++), t.parent, 0, 1});
-  }
-  return replicas;
 }
 
 class Rank {
@@ -145,7 +124,8 @@ void RunGroup(const std::vector<uint64_t>& shards, Random* random, int operation
     } else {
       next.plan.shape = config.shape();
       next.plan.header.sequence = uint64_t(i);
-      next.plan.replicas = RandomPlan(config.shape(), random);
+      next.plan.replicas = test::Scheduled(config.shape(), uint32_t(random->Below(1200)),
+                                           test::RandomPieces(config.shape(), random));
     }
     all.push_back(std::move(next));
   }
