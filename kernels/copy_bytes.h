@@ -9,6 +9,8 @@ namespace ultraep {
 // Any alignment, any size, no overlap. A release store publishes the bytes only after
 // OrderCopies().
 void CopyNonTemporal(void* to, const void* from, size_t bytes);
+// To `count` places; the source is read from memory once.
+void CopyNonTemporal(void* const* to, size_t count, const void* from, size_t bytes);
 
 // Orders the calling thread's copies like plain stores. Waits until they have left the CPU, so once
 // per whole transfer is cheaper than once per chunk.

@@ -1,5 +1,6 @@
-// Where everything lies in a group's shared memory: rank boards, plan board, slots; what the verdict
-// board holds stands in verdict_board.h. Offsets are computed here and nowhere else.
+// Where everything lies in a group's shared memory: rank boards and plan board. What the verdict
+// board and the slots hold stands in verdict_board.h and slot_board.h. Offsets are computed in these
+// files and nowhere else.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +10,8 @@
 #include "protocol/group_config.h"
 #include "protocol/plan_record.h"
 #include "protocol/segment.h"
+#include "protocol/slot_board.h"
+#include "protocol/transfer_totals.h"
 #include "protocol/verdict_board.h"
 #include "protocol/words.h"
 
@@ -35,28 +38,27 @@ static_assert(sizeof(RowHeader) == kLine && alignof(RowHeader) == 8, "bump kLayo
 
 // Written by one rank, read by the daemon and the members.
 //
-//    0                256         384        512             640       1664         2688     3712
-//   +----------------+-----------+----------+---------------+---------+------------+--------+
-//   | SegmentHeader  | heartbeat | sleeping | accept pulse  | accepts | grads_ready| reduced|
-//   +----------------+-----------+----------+---------------+---------+------------+--------+
-//    3712: K x { stamp word | RowHeader | row u32[experts], padded to 128 }
+//    0                256         384        512            640       1664     1792
+//   +----------------+-----------+----------+--------------+---------+--------+
+//   | SegmentHeader  | heartbeat | sleeping | accept pulse | accepts | totals |
+//   +----------------+-----------+----------+--------------+---------+--------+
+//    1792: K x { stamp word | RowHeader | row u32[experts], padded to 128 }
 //
 // heartbeat: CLOCK_MONOTONIC ns. sleeping: how many of the rank's threads wait on the verdict
-// board's pulse. accepts, grads_ready, reduced: one word per slot set, the number of an operation
-// (rule 6). accepts: the operation for which the set's slots on this rank may be written now; it
-// says at once that the one before is released and that this rank is in the same operation as the
-// sender. stamp: sequence + 1, stored after row and header.
+// board's pulse. accepts: one word per slot set, the number of an operation (rule 6) for which the
+// set's slots on this rank may be written now; it says at once that the one before is released and
+// that this rank is in the same operation as the sender. accept pulse: raised with each of them.
+// totals: for people, nobody decides by them. stamp: sequence + 1, stored after row and header.
 struct RankBoard {
   SegmentHeader header;
   Word heartbeat;
   Word sleeping;
   Pulse accept_pulse;
   Word accepts[kMaxSlotSets];
-  Word grads_ready[kMaxSlotSets];
-  Word reduced[kMaxSlotSets];
+  TransferTotals totals;
 };
-static_assert(sizeof(RankBoard) == 3712 && alignof(RankBoard) == kLine, "bump kLayoutVersion");
-static_assert(offsetof(RankBoard, accepts) == 640 && offsetof(RankBoard, reduced) == 2688,
+static_assert(sizeof(RankBoard) == 1792 && alignof(RankBoard) == kLine, "bump kLayoutVersion");
+static_assert(offsetof(RankBoard, accepts) == 640 && offsetof(RankBoard, totals) == 1664,
               "bump kLayoutVersion");
 
 // A member as the daemon knows it.
@@ -86,26 +88,6 @@ struct PlanBoard {
 };
 static_assert(sizeof(PlanBoard) == 512 && alignof(PlanBoard) == kLine, "bump kLayoutVersion");
 
-// Replica weights and gradients of one rank; written by the group's members.
-//
-//    0                256        384        512                       weights_at     gradients_at
-//   +----------------+----------+----------+-------------------------+--------------+-----------+
-//   | SegmentHeader  | arrivals | sleeping | chunk flags u64         | weights      | gradients |
-//   +----------------+----------+----------+-------------------------+--------------+-----------+
-//   flags: [slot set][slot][chunk], each slot's flags start on a line; a flag holds the number of
-//   the operation whose chunk is complete. weights: [slot set][slot], shards in order, each shard
-//   starting on a line.
-struct SlotBoard {
-  SegmentHeader header;
-  Pulse arrivals;
-  Word sleeping;
-};
-static_assert(sizeof(SlotBoard) == 512 && alignof(SlotBoard) == kLine, "bump kLayoutVersion");
-
-// A chunk has one ready flag. 256 KiB: a flag costs about a cache miss, copying the chunk some 25
-// us.
-inline constexpr uint64_t kChunkBytes = 256 * 1024;
-
 // The files (sealed memfds) that hold a generation's segments, in the order of their descriptors.
 // Three, however many ranks there are: the kernel limits how many descriptors one user may have on
 // their way in sockets, and whoever does not read his must not stop others.
@@ -115,27 +97,15 @@ inline constexpr uint32_t kSegmentFiles = 3;
 inline constexpr uint64_t kSegmentAlign = 65536;
 
 // All offsets of a group's segments.
-class GroupLayout {
+class GroupLayout : public SlotLayout {
  public:
-  explicit GroupLayout(const GroupConfig& c) : config(c), record(c.shape()) {
+  explicit GroupLayout(const GroupConfig& c) : SlotLayout(c), config(c), record(c.shape()) {
     row_stride = 2 * kLine + RoundUp(uint64_t{c.experts} * 4, kLine);
     rank_board_bytes = sizeof(RankBoard) + row_stride * c.window;
     collected_at = sizeof(PlanBoard) + uint64_t{c.ranks} * sizeof(Word);
     records_at = collected_at + uint64_t{c.window} * sizeof(Word);
     plan_board_bytes = records_at + record.bytes * c.window;
     verdict_board_bytes = VerdictBoardBytes(c.window);
-    for (uint32_t i = 0; i < c.shard_count; ++i) {
-      shard_at[i] = slot_bytes;
-      shard_chunk[i] = chunks;
-      slot_bytes += RoundUp(c.shard_bytes[i], kLine);
-      chunks += (c.shard_bytes[i] + kChunkBytes - 1) / kChunkBytes;
-    }
-    const uint64_t places = uint64_t{c.slot_sets} * c.slots;
-    flag_stride = RoundUp(chunks * 8, kLine);
-    weights_at = RoundUp(sizeof(SlotBoard) + flag_stride * places, kLine);
-    gradients_at = weights_at + slot_bytes * places;
-    gradient_stride = RoundUp(c.gradient_bytes, kLine);
-    slot_board_bytes = gradients_at + gradient_stride * places;
   }
 
   uint64_t bytes(SegmentKind kind) const {
@@ -200,20 +170,12 @@ class GroupLayout {
     h.slot_sets = config.slot_sets;
     return h;
   }
-  // Chunks of shard i are numbered shard_chunk[i] .. and hold kChunkBytes each, the last one less.
-  uint64_t shard_chunks(uint32_t i) const {
-    return (config.shard_bytes[i] + kChunkBytes - 1) / kChunkBytes;
-  }
 
   const GroupConfig config;
   const PlanRecordLayout record;
   uint64_t row_stride = 0, rank_board_bytes = 0;
   uint64_t collected_at = 0, records_at = 0, plan_board_bytes = 0;
   uint64_t verdict_board_bytes = 0;
-  uint64_t shard_at[kMaxShards] = {}, shard_chunk[kMaxShards] = {};
-  uint64_t slot_bytes = 0, chunks = 0;  // of one slot
-  uint64_t flag_stride = 0, weights_at = 0, gradients_at = 0, gradient_stride = 0;
-  uint64_t slot_board_bytes = 0;
 };
 
 // The addresses at which one process sees a group's segments. Does not own them.
@@ -272,14 +234,13 @@ struct Boards {
     return plan_base + layout->records_at +
            layout->record.bytes * (sequence % layout->config.window);
   }
+  // The layout must outlive the view.
+  SlotView slot_view() const { return {layout, slot_base.data()}; }
   std::atomic<uint64_t>& chunk_flag(uint32_t r, uint32_t set, uint32_t slot, uint64_t chunk) const {
-    const uint64_t place = uint64_t{set} * layout->config.slots + slot;
-    return reinterpret_cast<std::atomic<uint64_t>*>(slot_base[r] + sizeof(SlotBoard) +
-                                                    layout->flag_stride * place)[chunk];
+    return slot_view().chunk_flags(r, set, slot)[chunk];
   }
   unsigned char* shard(uint32_t r, uint32_t set, uint32_t slot, uint32_t shard) const {
-    const uint64_t place = uint64_t{set} * layout->config.slots + slot;
-    return slot_base[r] + layout->weights_at + layout->slot_bytes * place + layout->shard_at[shard];
+    return slot_view().shard(r, set, slot, shard);
   }
 
  private:

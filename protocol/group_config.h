@@ -16,10 +16,10 @@ namespace ultraep {
 //   +------+-------+-------+---------+-------+--------+--------+-----------+-------------+
 //   | name | nonce | ranks | experts | slots | layers | window | slot_sets | domain_size |
 //   +------+-------+-------+---------+-------+--------+--------+-----------+-------------+
-//    108        112           116    120                184              192
-//   +----------+-------------+------+------------------+----------------+----------------+
-//   | training | shard_count | zero | shard_bytes u64 8| gradient_bytes | step_timeout_ns|  200
-//   +----------+-------------+------+------------------+----------------+----------------+
+//    108        112           116              120                 184                   248
+//   +----------+-------------+----------------+-------------------+---------------------+-----------+
+//   | training | shard_count | gradient_count | shard_bytes u64 8 | gradient_bytes u64 8| timeout_ns| 256
+//   +----------+-------------+----------------+-------------------+---------------------+-----------+
 struct GroupConfig {
   char name[64] = {};  // zero padded
   uint8_t nonce[16] = {};
@@ -32,9 +32,9 @@ struct GroupConfig {
   uint32_t domain_size = 0;
   uint32_t training = 0;
   uint32_t shard_count = 0;
-  uint32_t zero = 0;
+  uint32_t gradient_count = 0;
   uint64_t shard_bytes[kMaxShards] = {};
-  uint64_t gradient_bytes = 0;
+  uint64_t gradient_bytes[kMaxShards] = {};  // float32, of one slot
   uint64_t step_timeout_ns = 0;
 
   PlanShape shape() const { return {ranks, experts, slots, domain_size}; }
@@ -45,8 +45,10 @@ struct GroupConfig {
     return sum;
   }
 };
-static_assert(sizeof(GroupConfig) == 200 && alignof(GroupConfig) == 8, "bump kLayoutVersion");
-static_assert(offsetof(GroupConfig, shard_bytes) == 120, "bump kLayoutVersion");
+static_assert(sizeof(GroupConfig) == 256 && alignof(GroupConfig) == 8, "bump kLayoutVersion");
+static_assert(offsetof(GroupConfig, shard_bytes) == 120 &&
+                  offsetof(GroupConfig, step_timeout_ns) == 248,
+              "bump kLayoutVersion");
 
 // A slot holds one expert; one of a tebibyte is a mistake in units.
 inline constexpr uint64_t kMaxSlotBytes = uint64_t{1} << 40;
@@ -70,22 +72,31 @@ inline std::string CheckConfig(const GroupConfig& c) {
   if (c.slot_sets < 1 || c.slot_sets > kMaxSlotSets)
     return bad("slot_sets", c.slot_sets, "1.." + std::to_string(kMaxSlotSets));
   if (c.training > 1) return bad("training", c.training, "0 or 1");
-  if (c.shard_count > kMaxShards)
-    return bad("shard_count", c.shard_count, "0.." + std::to_string(kMaxShards));
-  uint64_t sum = 0;
-  for (uint32_t i = 0; i < c.shard_count; ++i) {
-    if (c.shard_bytes[i] < 1 || c.shard_bytes[i] > kMaxSlotBytes)
-      return bad("shard_bytes", c.shard_bytes[i], "1.." + std::to_string(kMaxSlotBytes));
-    sum += c.shard_bytes[i];
-  }
-  if (sum > kMaxSlotBytes)
-    return bad("the sum of shard_bytes", sum, "at most " + std::to_string(kMaxSlotBytes));
-  if (c.gradient_bytes > kMaxSlotBytes)
-    return bad("gradient_bytes", c.gradient_bytes, "at most " + std::to_string(kMaxSlotBytes));
-  if (c.gradient_bytes % 4)
-    return bad("gradient_bytes", c.gradient_bytes, "a multiple of 4: gradients are float32");
-  if (c.gradient_bytes && !c.training)
-    return bad("gradient_bytes", c.gradient_bytes, "0 when serving");
+  const auto parts = [&](const char* count_name, uint32_t count, const std::string& name,
+                         const uint64_t* bytes) -> std::string {
+    if (count > kMaxShards) return bad(count_name, count, "0.." + std::to_string(kMaxShards));
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < count; ++i) {
+      if (bytes[i] < 1 || bytes[i] > kMaxSlotBytes)
+        return bad(name.c_str(), bytes[i], "1.." + std::to_string(kMaxSlotBytes));
+      sum += bytes[i];
+    }
+    if (sum <= kMaxSlotBytes) return "";
+    return bad(("the sum of " + name).c_str(), sum, "at most " + std::to_string(kMaxSlotBytes));
+  };
+  if (std::string wrong = parts("shard_count", c.shard_count, "shard_bytes", c.shard_bytes);
+      !wrong.empty())
+    return wrong;
+  if (std::string wrong =
+          parts("gradient_count", c.gradient_count, "gradient_bytes", c.gradient_bytes);
+      !wrong.empty())
+    return wrong;
+  for (uint32_t i = 0; i < c.gradient_count; ++i)
+    if (c.gradient_bytes[i] % 4)
+      return bad("gradient_bytes", c.gradient_bytes[i], "a multiple of 4: gradients are float32");
+  if (c.gradient_count && !c.training) return bad("gradient_count", c.gradient_count, "0 when serving");
+  if (c.gradient_count && !c.shard_count)
+    return bad("gradient_count", c.gradient_count, "0 when no weights travel (shard_count 0)");
   if (c.step_timeout_ns < 1'000'000)
     return bad("step_timeout_ns", c.step_timeout_ns, "at least 1000000 (1 ms)");
   return "";
@@ -114,7 +125,12 @@ inline std::string FirstDifference(const GroupConfig& group, const GroupConfig& 
       return differ("shard_bytes[" + std::to_string(i) + "]", group.shard_bytes[i],
                     member.shard_bytes[i]);
   }
-  ULTRAEP_DIFFER(gradient_bytes);
+  ULTRAEP_DIFFER(gradient_count);
+  for (uint32_t i = 0; i < group.gradient_count; ++i) {
+    if (group.gradient_bytes[i] != member.gradient_bytes[i])
+      return differ("gradient_bytes[" + std::to_string(i) + "]", group.gradient_bytes[i],
+                    member.gradient_bytes[i]);
+  }
   ULTRAEP_DIFFER(step_timeout_ns);
 #undef ULTRAEP_DIFFER
   return "";

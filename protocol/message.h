@@ -22,6 +22,7 @@
 #include <string>
 
 #include "protocol/group_config.h"
+#include "protocol/transfer_totals.h"
 #include "protocol/version.h"
 
 namespace ultraep {
@@ -91,17 +92,18 @@ struct Refused {
 };
 static_assert(sizeof(Refused) == 1024 && alignof(Refused) == 4, "bump kLayoutVersion");
 
-// head 16 | config 200 | rank 4 | zero 4 | next_sequence 8 | fallback_tokens 8    240
+// head 16 | config 256 | rank 4 | numa_node 4 | next_sequence 8 | fallback_tokens 8    296
 struct Join {
   static constexpr MessageType kType = MessageType::kJoin;
-  MessageHead head = HeadOf(kType, 240);
+  MessageHead head = HeadOf(kType, 296);
   GroupConfig config;
   uint32_t rank = 0;
-  uint32_t zero = 0;
+  int32_t numa_node = -1;  // where the rank's CPUs all are; -1: on several, or unknown
   uint64_t next_sequence = 0;
   uint64_t fallback_tokens = 0;
 };
-static_assert(sizeof(Join) == 240 && alignof(Join) == 8 && offsetof(Join, rank) == 216, "bump kLayoutVersion");
+static_assert(sizeof(Join) == 296 && alignof(Join) == 8 && offsetof(Join, rank) == 272,
+              "bump kLayoutVersion");
 
 // Doorbell eventfd, then the files of the segments (SegmentFile in boards.h).
 inline constexpr uint32_t kJoinedDescriptors = 4;
@@ -188,10 +190,10 @@ static_assert(offsetof(GroupCounters, solve_p50_ns) == 72 &&
               "bump kLayoutVersion");
 static_assert(sizeof(GroupCounters) == 104 && alignof(GroupCounters) == 8, "bump kLayoutVersion");
 
-// head 16 | config 200 | uid gate members.. 56 | counters 104 | member_states 512      888
+// head 16 | config 256 | uid gate .. 56 | counters 104 | transfers 128 | member_states 512   1072
 struct StatusGroup {
   static constexpr MessageType kType = MessageType::kStatusGroup;
-  MessageHead head = HeadOf(kType, 888);
+  MessageHead head = HeadOf(kType, 1072);
   GroupConfig config;
   uint32_t uid = 0;
   uint32_t gate_state = 0;
@@ -202,10 +204,11 @@ struct StatusGroup {
   uint64_t memory_bytes = 0;
   uint64_t fallback_tokens_min = 0;  // smallest stated by a member, 0 = none stated
   GroupCounters counters;
+  TransferTotals transfers;  // of all ranks and generations
   uint8_t members[kMaxRanks] = {};  // MemberState of each rank
 };
-static_assert(sizeof(StatusGroup) == 888 && alignof(StatusGroup) == 8, "bump kLayoutVersion");
-static_assert(offsetof(StatusGroup, counters) == 272, "bump kLayoutVersion");
+static_assert(sizeof(StatusGroup) == 1072 && alignof(StatusGroup) == 8, "bump kLayoutVersion");
+static_assert(offsetof(StatusGroup, counters) == 328, "bump kLayoutVersion");
 
 // head 16                                                                         16
 struct StatusEnd {
@@ -214,7 +217,7 @@ struct StatusEnd {
 };
 static_assert(sizeof(StatusEnd) == 16 && alignof(StatusEnd) == 4, "bump kLayoutVersion");
 
-inline constexpr size_t kMaxMessage = 1024;
+inline constexpr size_t kMaxMessage = 2048;
 
 // What is wrong with a packet's head, or empty. Sizes are checked against the type by As().
 inline std::string CheckHead(const void* packet, size_t bytes) {

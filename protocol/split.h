@@ -17,11 +17,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define ULTRAEP_HOST_DEVICE __host__ __device__
-#else
-#define ULTRAEP_HOST_DEVICE
-#endif
+#include "protocol/host_device.h"
 
 namespace ultraep {
 

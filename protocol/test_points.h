@@ -6,7 +6,7 @@
 //                            NAME for the N-th time; "*" is any point
 #pragma once
 
-#ifdef ULTRAEP_TEST_POINTS
+#if defined(ULTRAEP_TEST_POINTS) && !defined(__CUDACC__)
 
 #include <signal.h>
 #include <unistd.h>

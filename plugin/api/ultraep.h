@@ -11,15 +11,26 @@
  *   ultraep_release          slots may be written again, main weights may change again
  *   ultraep_plan_free
  *
+ * In training the handle is kept for the backward pass (ultraep_plan_retain), again every rank in the
+ * same order:
+ *
+ *   ultraep_stream_weights      again: a restore
+ *   ultraep_prepare_gradients   this rank's slot gradients are free and zero
+ *   ultraep_await_weights
+ *   (the experts' backward adds to main gradients and to ultraep_plan_get_gradient)
+ *   ultraep_reduce_gradients    homes pull and add the replicas' gradients
+ *   ultraep_release
+ *   (other work, for instance attention's backward)
+ *   ultraep_await_gradients     this rank's main gradients are complete
+ *
  * Without a daemon, and whenever balancing is not possible, the same calls work: the verdict is
  * DECLINED or FALLBACK, the plan has no replicas, routing goes to the main copies. Nothing here
  * ends or hangs the process. When the daemon restarts, or a member is lost and comes back (also as
  * a new process with the same group name, nonce and rank), the group goes on with a new generation
  * of shared memory by itself.
  *
- * Backward and recompute keep the handle (ultraep_plan_retain): ultraep_route on it again refuses
- * other counts, ultraep_stream_weights on it again restores its replicas. All ranks issue all
- * streams and restores in the same order.
+ * On a kept handle ultraep_route refuses other counts. All ranks issue all streams, restores and
+ * reductions in the same order.
  *
  * ULTRAEP_FAILED means: a rank could not follow a plan that others follow; treat it like a failed
  * collective. It is reported once per generation, and by every call for a plan or an open step that
@@ -73,7 +84,13 @@ typedef struct ultraep_attach_options {
   const char* socket_path; /* NULL: $ULTRAEP_SOCKET, else /run/ultraep/ultraepd.sock */
 } ultraep_attach_options;
 
-/* Members of a group must agree on everything but rank, next_sequence and fallback_tokens. */
+typedef enum ultraep_gradient_type {
+  ULTRAEP_FLOAT32 = 0,
+  ULTRAEP_BFLOAT16 = 1 /* added in float32, rounded once to nearest, ties to even */
+} ultraep_gradient_type;
+
+/* Members of a group must agree on everything but rank, solve_deadline_ns, next_sequence,
+ * fallback_tokens and copy_threads. */
 typedef struct ultraep_group_config {
   uint32_t struct_size;     /* sizeof(ultraep_group_config) */
   uint32_t rank;            /* 0 .. ranks-1 */
@@ -88,14 +105,21 @@ typedef struct ultraep_group_config {
   uint32_t domain_size;     /* ranks per scale-up domain, 0 = all ranks are one domain */
   uint32_t training;        /* 0 = serving */
   uint32_t shard_count;     /* opaque byte shards per expert, 0..8 (0: plan only, nothing streams) */
+  uint32_t gradient_count;  /* parts of an expert's gradient, 0..8; 0 when serving */
   /* Any size; a shard starts on 128 bytes in a slot, main copies may lie anywhere. */
   uint64_t shard_bytes[ULTRAEP_MAX_SHARDS];
-  uint64_t gradient_bytes;  /* per slot, float32: a multiple of 4; 0 when serving */
+  /* Of each part in a slot, float32: a multiple of 4; a part starts on 128 bytes there. Main
+   * gradients have as many elements, of either type, and may lie anywhere on their element's size. */
+  uint64_t gradient_bytes[ULTRAEP_MAX_SHARDS];
   uint64_t step_timeout_ns; /* the framework's collective timeout; 0 = 600 s */
   uint64_t solve_deadline_ns; /* 0 = 2 ms, or 1 s when CPUs are fewer than local ranks + 1 */
   uint64_t next_sequence;   /* sequence of the first step this rank will submit; of a process that
                                replaces a lost one: above every step that any rank submitted */
   uint64_t fallback_tokens; /* tokens this rank's memory can take unbalanced; 0 = not stated */
+  uint32_t copy_threads;    /* that send weights, and as many that add gradients, 0..64; 0 = one per
+                               two CPUs of a rank, at most 4. They take over the CPU affinity of the
+                               thread that streams first. */
+  uint32_t unused;
 } ultraep_group_config;
 
 /* Shared memory in bytes, all of it allocated when a generation begins; twice while the group changes
@@ -137,20 +161,33 @@ typedef struct ultraep_plan_info {
   uint64_t peak;
   uint64_t lower_bound;
   uint64_t solve_ns;
-  uint64_t operation; /* number of its last stream in the generation, 0 = never streamed */
+  uint64_t operation; /* number of its last stream or reduction in the generation, 0 = none yet */
   uint32_t slot_set;
   uint32_t unused;
   uint64_t handle_bytes; /* private memory of this handle; none of it is shared memory */
 } ultraep_plan_info;
 
-/* What this rank itself sent for the plan's operation; complete once ultraep_release returned. */
+/* The plan's last stream or restore on this rank; complete once ultraep_release returned. */
 typedef struct ultraep_stream_stats {
   uint64_t bytes;   /* stored into remote slots by this rank */
-  uint64_t copy_ns; /* spent copying */
-  uint64_t wait_ns; /* spent waiting for slots to be released and for relayed chunks */
+  uint64_t copy_ns; /* spent copying, all threads together */
+  uint64_t wait_ns; /* spent waiting for slots to be released and for relayed chunks, all threads */
   uint64_t relayed_bytes; /* of bytes: forwarded from this rank's own slots */
   uint64_t transfers;     /* experts sent */
+  uint64_t loaded_bytes;  /* read for it: less than bytes where one load served several transfers */
+  uint64_t send_ns;   /* from ultraep_stream_weights to the last byte sent */
+  uint64_t arrive_ns; /* from ultraep_stream_weights to this rank's slots being seen complete */
 } ultraep_stream_stats;
+
+/* The plan's last reduction on this rank; complete once ultraep_await_gradients returned. */
+typedef struct ultraep_reduce_stats {
+  uint64_t bytes;    /* of replica gradients that were added to this rank's main gradients */
+  uint64_t replicas; /* whose gradients these were */
+  uint64_t add_ns;     /* spent adding, all threads together */
+  uint64_t wait_ns;    /* spent waiting for replicas' gradients, all threads together */
+  uint64_t prepare_ns; /* in ultraep_prepare_gradients: waiting for slots to be free, and zeroing */
+  uint64_t reduce_ns;  /* from ultraep_reduce_gradients to this rank's main gradients being complete */
+} ultraep_reduce_stats;
 
 /* Text of the calling thread's last call that did not return ULTRAEP_OK. Never NULL. */
 ULTRAEP_API const char* ultraep_last_error(void);
@@ -184,7 +221,8 @@ ULTRAEP_API ultraep_status ultraep_await_verdict(ultraep_client* client, uint64_
                                                  int64_t timeout_ns, ultraep_plan** plan);
 
 ULTRAEP_API void ultraep_plan_retain(ultraep_plan* plan);
-/* NULL allowed. The last free of a streamed plan releases it, if nobody has. */
+/* NULL allowed. The last free of a streamed plan awaits its gradients and releases it, if nobody
+ * has. */
 ULTRAEP_API void ultraep_plan_free(ultraep_plan* plan);
 ULTRAEP_API ultraep_status ultraep_plan_get_info(const ultraep_plan* plan, ultraep_plan_info* info);
 /* Copies up to `capacity` replicas, in transfer order. */
@@ -214,6 +252,29 @@ ULTRAEP_API ultraep_status ultraep_plan_get_slot(const ultraep_plan* plan, uint3
 ULTRAEP_API ultraep_status ultraep_release(ultraep_plan* plan, int64_t timeout_ns);
 ULTRAEP_API ultraep_status ultraep_plan_get_stream_stats(const ultraep_plan* plan,
                                                          ultraep_stream_stats* stats);
+
+/* Training. Waits until the slot gradients that the streamed plan uses on this rank are free (the home
+ * they last were for has added them) and, unless `zero` is 0, zeroes them; a backward that overwrites
+ * need not. Best called while the weights travel. OK at once when the plan has no replicas. */
+ULTRAEP_API ultraep_status ultraep_prepare_gradients(ultraep_plan* plan, int zero,
+                                                     int64_t timeout_ns);
+/* Where the backward of this rank's slot adds its gradient: the logical expert, or UINT32_MAX, and
+ * the addresses of its parts ([gradient_count], float32, 128-byte aligned). Valid after
+ * ultraep_prepare_gradients until ultraep_reduce_gradients. */
+ULTRAEP_API ultraep_status ultraep_plan_get_gradient(const ultraep_plan* plan, uint32_t slot,
+                                                     uint32_t* expert, float** parts);
+/* Publishes this rank's slot gradients and begins to add those of its own experts' replicas to
+ * main_gradients: [experts / ranks][gradient_count] pointers, of `type`, which belong to ultraep from
+ * here until ultraep_await_gradients returned. Every rank calls it for every plan it restores for a
+ * backward, in the same order, before ultraep_release. Replicas are added in ascending rank order, so
+ * the sums are the same bits in every run; `any_order` other than 0 adds whoever is there first. */
+ULTRAEP_API ultraep_status ultraep_reduce_gradients(ultraep_plan* plan, void* const* main_gradients,
+                                                    ultraep_gradient_type type, int any_order);
+/* Waits until this rank's main gradients are complete. FAILED names a missing rank; the main
+ * gradients are then to be thrown away. OK at once when nothing is being reduced. */
+ULTRAEP_API ultraep_status ultraep_await_gradients(ultraep_plan* plan, int64_t timeout_ns);
+ULTRAEP_API ultraep_status ultraep_plan_get_reduce_stats(const ultraep_plan* plan,
+                                                         ultraep_reduce_stats* stats);
 
 /* Ends the membership: ends the generation, so that every open step resolves at once, then tells the
  * daemon. The group's other members go on without plans. Plans stay valid, but for new streams. */

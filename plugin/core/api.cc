@@ -228,6 +228,50 @@ ultraep_status ultraep_plan_get_stream_stats(const ultraep_plan* plan,
   });
 }
 
+ultraep_status ultraep_prepare_gradients(ultraep_plan* plan, int zero, int64_t timeout_ns) {
+  return Guard("ultraep_prepare_gradients", [&]() -> Result {
+    if (Result wrong = Check(plan); !wrong.ok()) return wrong;
+    return plan->PrepareGradients(zero != 0, Timeout(timeout_ns, plan->step_timeout_ns()));
+  });
+}
+
+ultraep_status ultraep_plan_get_gradient(const ultraep_plan* plan, uint32_t slot, uint32_t* expert,
+                                         float** parts) {
+  return Guard("ultraep_plan_get_gradient", [&]() -> Result {
+    if (Result wrong = Check(plan); !wrong.ok()) return wrong;
+    if (!expert) return Null("expert");
+    if (!parts) return Null("parts");
+    return plan->Gradient(slot, expert, parts);
+  });
+}
+
+ultraep_status ultraep_reduce_gradients(ultraep_plan* plan, void* const* main_gradients,
+                                        ultraep_gradient_type type, int any_order) {
+  return Guard("ultraep_reduce_gradients", [&]() -> Result {
+    if (Result wrong = Check(plan); !wrong.ok()) return wrong;
+    if (type != ULTRAEP_FLOAT32 && type != ULTRAEP_BFLOAT16)
+      return Invalid("type is " + std::to_string(int(type)) +
+                     ", must be ULTRAEP_FLOAT32 or ULTRAEP_BFLOAT16");
+    return plan->ReduceGradients(main_gradients, ultraep::GradientType(type), any_order != 0);
+  });
+}
+
+ultraep_status ultraep_await_gradients(ultraep_plan* plan, int64_t timeout_ns) {
+  return Guard("ultraep_await_gradients", [&]() -> Result {
+    if (Result wrong = Check(plan); !wrong.ok()) return wrong;
+    return plan->AwaitGradients(Timeout(timeout_ns, plan->step_timeout_ns()));
+  });
+}
+
+ultraep_status ultraep_plan_get_reduce_stats(const ultraep_plan* plan,
+                                             ultraep_reduce_stats* stats) {
+  return Guard("ultraep_plan_get_reduce_stats", [&]() -> Result {
+    if (Result wrong = Check(plan); !wrong.ok()) return wrong;
+    if (!stats) return Null("stats");
+    return plan->Stats(stats);
+  });
+}
+
 ultraep_status ultraep_leave(ultraep_client* client) {
   return Guard("ultraep_leave", [&]() -> Result {
     if (!client) return Null("client");

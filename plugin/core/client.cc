@@ -1,5 +1,6 @@
 #include "plugin/core/client.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -15,6 +16,12 @@ namespace {
 // for the scheduler is no sign of a stuck daemon.
 uint64_t DefaultSolveDeadlineNs(uint32_t ranks) {
   return AllowedCpus() < ranks + 1 ? 1'000'000'000 : 2'000'000;
+}
+
+// One thread copies some 10 GB/s, a socket's memory several times that; the framework's own threads
+// want CPUs as well.
+uint32_t DefaultCopyThreads(uint32_t ranks) {
+  return std::clamp(AllowedCpus() / (2 * ranks), 1u, 4u);
 }
 
 }  // namespace
@@ -46,13 +53,15 @@ Result ultraep_client::Join(const ultraep_group_config& config, int64_t timeout_
   request.rank = rank_ = config.rank;
   config_ = wire;
   request.fallback_tokens = config.fallback_tokens;
-  RankClocks clocks;
-  clocks.step_timeout_ns = wire.step_timeout_ns;
-  clocks.solve_deadline_ns =
+  RankSettings settings;
+  settings.step_timeout_ns = wire.step_timeout_ns;
+  settings.solve_deadline_ns =
       config.solve_deadline_ns ? config.solve_deadline_ns : DefaultSolveDeadlineNs(config.ranks);
-  clocks.spin_ns = DefaultSpinNs(config.ranks);
+  settings.spin_ns = DefaultSpinNs(config.ranks);
+  settings.copy_threads =
+      config.copy_threads ? config.copy_threads : DefaultCopyThreads(config.ranks);
   steps_ = std::make_unique<Steps>(wire, config.next_sequence);
-  link_.Join(request, clocks, steps_.get());
+  link_.Join(request, settings, steps_.get());
   if (timeout_ns == 0) return Ok();
   link_.AwaitOpen(timeout_ns < 0 ? config_.step_timeout_ns : uint64_t(timeout_ns));
   ultraep_client_info info;

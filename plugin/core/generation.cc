@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "plugin/core/operation_book.h"
+#include "plugin/core/reducer.h"
 #include "plugin/core/streamer.h"
 #include "protocol/transport/map_segment.h"
 
@@ -19,7 +21,14 @@ Generation::Generation(const GroupConfig& config, uint32_t own_rank, uint64_t nu
 }
 
 Generation::~Generation() {
-  streamer.reset();  // its thread uses the mappings
+  reducer.reset();  // their threads use the mappings
+  streamer.reset();
+}
+
+void Generation::StartOperations() {
+  book = std::make_unique<OperationBook>(layout.config, &boards.rank(rank));
+  streamer = std::make_unique<Streamer>(this);
+  reducer = std::make_unique<Reducer>(this);
 }
 
 std::string Generation::MapChecked(const std::vector<Descriptor>& files, SegmentKind kind,

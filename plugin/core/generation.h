@@ -16,13 +16,16 @@
 
 namespace ultraep {
 
+class OperationBook;
+class Reducer;
 class Streamer;
 
-// How long this rank waits for what.
-struct RankClocks {
+// How long this rank waits for what, and how many threads it gives us.
+struct RankSettings {
   uint64_t step_timeout_ns = 0;    // rows missing, transfers
   uint64_t solve_deadline_ns = 0;  // from `collected` to the verdict
   uint64_t spin_ns = 0;            // before every sleep
+  uint32_t copy_threads = 1;       // for streams, and as many for reductions
 };
 
 struct Generation {
@@ -31,6 +34,9 @@ struct Generation {
 
   // Takes the descriptors of a Joined, checks them, maps every segment. Empty on success.
   std::string Map(std::vector<Descriptor> descriptors);
+
+  // Once boards and settings are there: what issues operations on them.
+  void StartOperations();
 
   // Raises the pulse of the verdict board and wakes whoever sleeps on it.
   void WakeMembers() const { PulseAndWake(boards.pulse()); }
@@ -58,10 +64,12 @@ struct Generation {
   const GroupLayout layout;
   const uint32_t rank;
   const uint64_t id;
-  RankClocks clocks;
+  RankSettings settings;
   Boards boards;
   Descriptor doorbell;
-  std::unique_ptr<Streamer> streamer;  // set by whoever sets up the generation
+  std::unique_ptr<OperationBook> book;
+  std::unique_ptr<Streamer> streamer;
+  std::unique_ptr<Reducer> reducer;
   uint64_t lease_ns = 0;
   bool orphaned = false;  // the daemon that made it is gone; the link thread's
   // FAILED is reported once; afterwards steps are declined until the next generation.

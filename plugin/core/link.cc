@@ -13,7 +13,6 @@
 #include <utility>
 
 #include "plugin/core/quiet_thread.h"
-#include "plugin/core/streamer.h"
 
 namespace ultraep {
 namespace {
@@ -42,15 +41,15 @@ Link::Link(std::string socket_path)
 
 Link::~Link() { Leave(); }
 
-void Link::Prepare(const ultraep::Join& request, const RankClocks& clocks, Steps* steps) {
+void Link::Prepare(const ultraep::Join& request, const RankSettings& settings, Steps* steps) {
   request_ = request;
-  clocks_ = clocks;
+  settings_ = settings;
   steps_ = steps;
   Say(ULTRAEP_DETACHED, "looking for the daemon at " + socket_path_);
 }
 
-void Link::Join(const ultraep::Join& request, const RankClocks& clocks, Steps* steps) {
-  Prepare(request, clocks, steps);
+void Link::Join(const ultraep::Join& request, const RankSettings& settings, Steps* steps) {
+  Prepare(request, settings, steps);
   thread_ = StartQuietThread("ultraep-link", [this] { Run(); });
 }
 
@@ -267,11 +266,11 @@ Link::End Link::MapGeneration(Packet packet, std::shared_ptr<Generation>* genera
   Joined joined;
   if (!As(packet.bytes, packet.size, &joined)) return End::kReconnect;
   auto made = std::make_shared<Generation>(request_.config, request_.rank, joined.generation);
-  made->clocks = clocks_;
+  made->settings = settings_;
   made->lease_ns = joined.lease_ns;
   if (std::string wrong = made->Map(std::move(packet.descriptors)); !wrong.empty())
     return Refuse("cannot use the daemon's memory: " + wrong);
-  made->streamer = std::make_unique<Streamer>(made.get());
+  made->StartOperations();
   *generation = std::move(made);
   return End::kAgain;
 }

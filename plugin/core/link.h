@@ -24,9 +24,9 @@ class Link {
   ~Link();
 
   // Begins to join; `steps` outlives the link.
-  void Join(const ultraep::Join& request, const RankClocks& clocks, Steps* steps);
+  void Join(const ultraep::Join& request, const RankSettings& settings, Steps* steps);
   // Sets what the link needs, without a thread; Run is then the caller's.
-  void Prepare(const ultraep::Join& request, const RankClocks& clocks, Steps* steps);
+  void Prepare(const ultraep::Join& request, const RankSettings& settings, Steps* steps);
   // The body of the thread; returns after Leave, or when the daemon refuses for good.
   void Run();
   // Waits until the group is complete, the join is refused, or the time.
@@ -59,7 +59,7 @@ class Link {
 
   const std::string socket_path_;
   ultraep::Join request_;
-  RankClocks clocks_;
+  RankSettings settings_;
   Steps* steps_ = nullptr;
   Descriptor stop_, socket_;
   uint64_t beaten_ns_ = 0;

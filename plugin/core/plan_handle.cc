@@ -22,6 +22,7 @@ ultraep_plan::ultraep_plan(ResolvedStep step, const GroupConfig& config, uint32_
 // reports that, so the next step does. A later generation is not its concern.
 ultraep_plan::~ultraep_plan() {
   if (streamed_) {
+    AwaitGradients(step_timeout_ns());
     Release(step_timeout_ns());
   } else if (Moves()) {
     for (const auto& generation : memory_->held())
@@ -39,9 +40,14 @@ void ultraep_plan::Free() {
   if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
 }
 
-ultraep_plan::Operation ultraep_plan::operation() const {
+ultraep_plan::Streaming ultraep_plan::streaming() const {
   std::lock_guard lock(mutex_);
-  return operation_;
+  return streaming_;
+}
+
+ultraep_plan::Reducing ultraep_plan::reducing() const {
+  std::lock_guard lock(mutex_);
+  return reducing_;
 }
 
 ultraep_plan_info ultraep_plan::Info() const {
@@ -92,9 +98,9 @@ Result ultraep_plan::Stream(uint32_t slot_set, const void* const* mains) {
   for (uint64_t i = 0; i < uint64_t{config_.experts / config_.ranks} * config_.shard_count; ++i)
     if (!mains || !mains[i]) return Invalid("main_weights[" + std::to_string(i) + "] is NULL");
   std::lock_guard lock(mutex_);
-  if (operation_.stream)
+  if (streaming_.stream)
     return Invalid("the plan's weights are streamed already; release them before a restore");
-  Operation next{memory_->current(), nullptr};
+  Streaming next{memory_->current(), nullptr};
   if (!next.generation)
     return Invalid("the rank has left its group: its plans' weights can no longer be streamed");
   Result result =
@@ -102,52 +108,136 @@ Result ultraep_plan::Stream(uint32_t slot_set, const void* const* mains) {
   if (result.status == ULTRAEP_INVALID) return result;
   streamed_ = true;  // it cannot follow: said, so its end need not say it again
   if (!result.ok()) return result;
-  last_number_ = next.stream->operation.number;
+  last_number_ = next.stream->number;
   last_set_ = slot_set;
-  operation_ = std::move(next);
+  streaming_ = std::move(next);
   return result;
 }
 
 Result ultraep_plan::AwaitWeights(uint64_t timeout_ns) {
   if (!Moves()) return Ok();
-  const Operation now = operation();
+  const Streaming now = streaming();
   if (!now.stream) return Invalid("the plan's weights are not streamed, or released already");
-  return now.generation->streamer->AwaitArrival(*now.stream, timeout_ns);
+  return now.generation->streamer->AwaitArrival(now.stream.get(), timeout_ns);
+}
+
+const Replica* ultraep_plan::InSlot(uint32_t slot) const {
+  for (const Replica& r : step_.plan.replicas)
+    if (r.rank == source_ && r.slot == slot) return &r;
+  return nullptr;
 }
 
 Result ultraep_plan::Slot(uint32_t slot, uint32_t* expert, const void** shards) const {
-  if (slot >= step_.plan.shape.slots)
+  if (slot >= config_.slots)
     return Invalid("slot is " + std::to_string(slot) + ", the group has " +
-                   std::to_string(step_.plan.shape.slots) + " per rank");
+                   std::to_string(config_.slots) + " per rank");
   *expert = UINT32_MAX;
-  for (const Replica& r : step_.plan.replicas) {
-    if (r.rank != source_ || r.slot != slot) continue;
-    const Operation now = operation();
-    if (!now.stream && config_.shard_count)
-      return Invalid("the plan's weights are not streamed, or released already");
-    *expert = r.expert;
-    for (uint32_t i = 0; i < config_.shard_count; ++i)
-      shards[i] = now.generation->boards.shard(source_, now.stream->operation.set, slot, i);
-    return Ok();
-  }
+  const Replica* const replica = InSlot(slot);
+  if (!replica) return Ok();
+  const Streaming now = streaming();
+  if (!now.stream && config_.shard_count)
+    return Invalid("the plan's weights are not streamed, or released already");
+  *expert = replica->expert;
+  for (uint32_t i = 0; i < config_.shard_count; ++i)
+    shards[i] = now.generation->boards.shard(source_, now.stream->set, slot, i);
   return Ok();
 }
 
+Result ultraep_plan::CheckGradients() const {
+  if (!config_.gradient_count)
+    return Invalid("the group has no gradients: join with training, gradient_count and "
+                   "gradient_bytes");
+  return Ok();
+}
+
+Result ultraep_plan::PrepareGradients(bool zero, uint64_t timeout_ns) {
+  if (Result wrong = CheckGradients(); !wrong.ok() || !Moves()) return wrong;
+  const Streaming now = streaming();
+  if (!now.stream) return Invalid("stream the plan's weights first: they say which slots are used");
+  if (reducing().reduce)
+    return Invalid("the plan's gradients are being reduced; await them before a next reduction");
+  return now.generation->reducer->Prepare(now.stream.get(), zero, timeout_ns);
+}
+
+Result ultraep_plan::Gradient(uint32_t slot, uint32_t* expert, float** parts) const {
+  if (Result wrong = CheckGradients(); !wrong.ok()) return wrong;
+  if (slot >= config_.slots)
+    return Invalid("slot is " + std::to_string(slot) + ", the group has " +
+                   std::to_string(config_.slots) + " per rank");
+  *expert = UINT32_MAX;
+  const Replica* const replica = InSlot(slot);
+  if (!replica) return Ok();
+  const Streaming now = streaming();
+  if (!now.stream || !now.stream->prepared)
+    return Invalid("the plan's gradients are not prepared, or reduced already");
+  *expert = replica->expert;
+  for (uint32_t i = 0; i < config_.gradient_count; ++i)
+    parts[i] = now.generation->boards.slot_view().gradient(source_, now.stream->set, slot, i);
+  return Ok();
+}
+
+Result ultraep_plan::ReduceGradients(void* const* mains, GradientType type, bool any_order) {
+  if (Result wrong = CheckGradients(); !wrong.ok() || !Moves()) return wrong;
+  const uint64_t align = type == GradientType::kFloat32 ? sizeof(float) : sizeof(Bfloat16);
+  for (uint64_t i = 0; i < uint64_t{config_.experts / config_.ranks} * config_.gradient_count; ++i)
+    if (!mains || !mains[i] || reinterpret_cast<uintptr_t>(mains[i]) % align)
+      return Invalid("main_gradients[" + std::to_string(i) + "] is NULL or not on " +
+                     std::to_string(align) + " bytes");
+  std::lock_guard lock(mutex_);
+  if (reducing_.reduce) return Invalid("the plan's gradients are being reduced already");
+  if (!streaming_.stream || !streaming_.stream->prepared)
+    return Invalid("prepare the plan's gradients first, after its weights were streamed and before "
+                   "they are released");
+  Reducing next{streaming_.generation, nullptr};
+  Result result =
+      next.generation->reducer->Start(*streaming_.stream, mains, type, any_order, &next.reduce);
+  if (!result.ok()) return result;
+  streaming_.stream->prepared = false;
+  last_number_ = next.reduce->number;
+  reducing_ = std::move(next);
+  return result;
+}
+
+Result ultraep_plan::AwaitGradients(uint64_t timeout_ns) {
+  const Reducing now = reducing();
+  if (!now.reduce) return Ok();
+  Result result = now.generation->reducer->Await(now.reduce.get(), timeout_ns);
+  if (result.status == ULTRAEP_TIMEOUT) return result;
+  const Reduce& done = *now.reduce;
+  const ReduceTally tally = now.generation->reducer->Tally(done);
+  std::lock_guard lock(mutex_);
+  reduce_stats_ = {tally.bytes,  done.operation.replica_count, tally.add_ns,
+                   tally.wait_ns, done.prepare_ns,             done.over_ns - done.issued_ns};
+  reducing_ = {};
+  return result;
+}
+
 Result ultraep_plan::Release(uint64_t timeout_ns) {
-  const Operation now = operation();
+  const Streaming now = streaming();
   if (!now.stream) return Ok();
   Result result = now.generation->streamer->Release(now.stream.get(), timeout_ns);
   if (result.status == ULTRAEP_TIMEOUT) return result;
-  const StreamTally tally = now.generation->streamer->Tally(*now.stream);
+  const ultraep::Stream& done = *now.stream;
+  const StreamTally tally = now.generation->streamer->Tally(done);
+  const auto since_issue = [&](uint64_t then) { return then ? then - done.issued_ns : 0; };
   std::lock_guard lock(mutex_);
-  tally_ = tally;
-  operation_ = {};  // a plan that is kept for backward pins no slots
+  stream_stats_ = {tally.bytes,        tally.copy_ns,   tally.wait_ns,
+                   tally.relayed_bytes, tally.transfers, tally.loaded_bytes,
+                   since_issue(done.over_ns), since_issue(done.arrived_ns)};
+  streaming_ = {};  // a plan that is kept for backward pins no slots
   return result;
 }
 
 Result ultraep_plan::Stats(ultraep_stream_stats* stats) const {
   std::lock_guard lock(mutex_);
-  if (operation_.stream) return Invalid("the plan is not released yet: its sends may still run");
-  *stats = {tally_.bytes, tally_.copy_ns, tally_.wait_ns, tally_.relayed_bytes, tally_.transfers};
+  if (streaming_.stream) return Invalid("the plan is not released yet: its sends may still run");
+  *stats = stream_stats_;
+  return Ok();
+}
+
+Result ultraep_plan::Stats(ultraep_reduce_stats* stats) const {
+  std::lock_guard lock(mutex_);
+  if (reducing_.reduce) return Invalid("the plan's gradients are not awaited yet");
+  *stats = reduce_stats_;
   return Ok();
 }

@@ -9,6 +9,7 @@
 
 #include "kernels/route_tokens.h"
 #include "plugin/api/ultraep.h"
+#include "plugin/core/reducer.h"
 #include "plugin/core/result.h"
 #include "plugin/core/steps.h"
 #include "plugin/core/streamer.h"
@@ -30,22 +31,35 @@ struct ultraep_plan {
   ultraep::Result Stream(uint32_t slot_set, const void* const* mains);
   ultraep::Result AwaitWeights(uint64_t timeout_ns);
   ultraep::Result Slot(uint32_t slot, uint32_t* expert, const void** shards) const;
+  ultraep::Result PrepareGradients(bool zero, uint64_t timeout_ns);
+  ultraep::Result Gradient(uint32_t slot, uint32_t* expert, float** parts) const;
+  ultraep::Result ReduceGradients(void* const* mains, ultraep::GradientType type, bool any_order);
+  ultraep::Result AwaitGradients(uint64_t timeout_ns);
   ultraep::Result Release(uint64_t timeout_ns);
   ultraep::Result Stats(ultraep_stream_stats* stats) const;
+  ultraep::Result Stats(ultraep_reduce_stats* stats) const;
   // A forked child has the handle but not the memory behind it.
   bool forked() const;
   // For waits without a timeout of their own.
   uint64_t step_timeout_ns() const { return config_.step_timeout_ns; }
 
  private:
-  // An operation of this plan, and the memory it is in.
-  struct Operation {
+  // Operations of this plan under way, and the memory they are in.
+  struct Streaming {
     std::shared_ptr<ultraep::Generation> generation;
     std::shared_ptr<ultraep::Stream> stream;
   };
+  struct Reducing {
+    std::shared_ptr<ultraep::Generation> generation;
+    std::shared_ptr<ultraep::Reduce> reduce;
+  };
 
   bool Moves() const;
-  Operation operation() const;
+  ultraep::Result CheckGradients() const;
+  // The replica in a slot of this rank, or null.
+  const ultraep::Replica* InSlot(uint32_t slot) const;
+  Streaming streaming() const;
+  Reducing reducing() const;
 
   const int forks_;  // of the process when the plan was made
   std::atomic<int> references_{1};
@@ -55,9 +69,11 @@ struct ultraep_plan {
   const std::shared_ptr<ultraep::MemorySwitch> memory_;
   const ultraep::TokenRouter router_;
   mutable std::mutex mutex_;  // guards what follows
-  Operation operation_;       // under way; empty once released
+  Streaming streaming_;       // empty once released
+  Reducing reducing_;         // empty once awaited
   bool streamed_ = false;
   uint64_t last_number_ = 0;  // of the last operation
   uint32_t last_set_ = 0;
-  ultraep::StreamTally tally_;  // of the last one released
+  ultraep_stream_stats stream_stats_{};  // of the last one released
+  ultraep_reduce_stats reduce_stats_{};  // of the last one awaited
 };

@@ -11,6 +11,8 @@ namespace ultraep {
 namespace {
 
 constexpr uint64_t kDefaultStepTimeoutNs = 600'000'000'000;
+// More only wait for one memory.
+constexpr uint32_t kMaxCopyThreads = 64;
 
 GroupConfig WireConfig(const ultraep_group_config& c) {
   GroupConfig w;
@@ -26,7 +28,9 @@ GroupConfig WireConfig(const ultraep_group_config& c) {
   w.shard_count = c.shard_count;
   for (uint32_t i = 0; i < c.shard_count && i < kMaxShards; ++i)
     w.shard_bytes[i] = c.shard_bytes[i];
-  w.gradient_bytes = c.gradient_bytes;
+  w.gradient_count = c.gradient_count;
+  for (uint32_t i = 0; i < c.gradient_count && i < kMaxShards; ++i)
+    w.gradient_bytes[i] = c.gradient_bytes[i];
   w.step_timeout_ns = c.step_timeout_ns ? c.step_timeout_ns : kDefaultStepTimeoutNs;
   return w;
 }
@@ -45,6 +49,9 @@ Result ReadConfig(const ultraep_group_config& config, GroupConfig* wire) {
   if (config.next_sequence > kMaxSequence)
     return Invalid("next_sequence is " + std::to_string(config.next_sequence) + ", the limit is " +
                    std::to_string(kMaxSequence));
+  if (config.copy_threads > kMaxCopyThreads)
+    return Invalid("copy_threads is " + std::to_string(config.copy_threads) + ", the limit is " +
+                   std::to_string(kMaxCopyThreads));
   return Ok();
 }
 
@@ -54,6 +61,7 @@ ultraep_memory MemoryOf(const GroupConfig& config) {
   memory.weights_per_slot = layout.slot_bytes;
   memory.flags_per_slot = layout.flag_stride;
   memory.gradients_per_slot = layout.gradient_stride;
+  if (config.gradient_count) memory.flags_per_slot += sizeof(GradientWords);
   memory.slots_per_rank = uint64_t{config.slot_sets} * config.slots;
   memory.slots_of_rank = RoundUp(layout.bytes(SegmentKind::kSlots), kSegmentAlign);
   memory.group = layout.total_bytes();

@@ -138,8 +138,8 @@ bool Steps::Look(OpenStep* step, VerdictWord* found) {
     step->collected_ns = now;
   bool may_fall_back = LoadGate(g.boards.gate()).over();
   if (!may_fall_back && step->collected_ns)  // second clock: the solve
-    may_fall_back = now - step->collected_ns >= g.clocks.solve_deadline_ns;
-  if (!may_fall_back && now - step->submitted_ns >= g.clocks.step_timeout_ns) {
+    may_fall_back = now - step->collected_ns >= g.settings.solve_deadline_ns;
+  if (!may_fall_back && now - step->submitted_ns >= g.settings.step_timeout_ns) {
     g.End();  // first clock: end the generation before anything else
     may_fall_back = true;
   }
@@ -152,10 +152,10 @@ bool Steps::Look(OpenStep* step, VerdictWord* found) {
 
 // When the step's own clocks want the next look.
 uint64_t Steps::NextClock(const OpenStep& step) const {
-  const RankClocks& clocks = step.generation->clocks;
-  const uint64_t rows = DeadlineAfter(step.submitted_ns, clocks.step_timeout_ns);
+  const RankSettings& settings = step.generation->settings;
+  const uint64_t rows = DeadlineAfter(step.submitted_ns, settings.step_timeout_ns);
   if (!step.collected_ns) return rows;
-  return std::min(rows, DeadlineAfter(step.collected_ns, clocks.solve_deadline_ns));
+  return std::min(rows, DeadlineAfter(step.collected_ns, settings.solve_deadline_ns));
 }
 
 Result Steps::Await(uint64_t sequence, uint64_t timeout_ns, ResolvedStep* resolved) {
@@ -176,7 +176,7 @@ Result Steps::Await(uint64_t sequence, uint64_t timeout_ns, ResolvedStep* resolv
     VerdictWord word;
     auto look = [&] { return Look(&step, &word); };
     for (;;) {  // the clocks may move nearer while waiting
-      if (WaitFor(g.boards.pulse(), &g.boards.rank(g.rank).sleeping, g.clocks.spin_ns,
+      if (WaitFor(g.boards.pulse(), &g.boards.rank(g.rank).sleeping, g.settings.spin_ns,
                   std::min(deadline, NextClock(step)), look))
         break;
       if (NowNs() >= deadline && !look())

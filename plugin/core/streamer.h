@@ -1,41 +1,43 @@
-// The stream thread of a generation: sends this rank's transfers, operation by operation, and keeps
-// the books of rule 6 (operation numbers, `accepts` words).
+// Streams and restores of a generation: issues them (rule 6: `accepts` words), sends this rank's
+// transfers, waits for what comes into its own slots.
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <memory>
-#include <mutex>
-#include <string>
-#include <thread>
+#include <optional>
 #include <vector>
 
 #include "kernels/stream_weights.h"
-#include "plugin/core/generation.h"
-#include "plugin/core/result.h"
-#include "protocol/digest.h"
-#include "protocol/plan_record.h"
+#include "plugin/core/operation.h"
 
 namespace ultraep {
 
-// One stream as this rank sees it; kept by its plan and by the stream thread.
-struct Stream {
-  StreamOperation operation;
-  std::vector<Replica> replicas;
+class Streamer;
+
+struct Stream final : Operation {
+  explicit Stream(Streamer* owner) : streamer(owner) {}
+  void Work() override;
+  void Finish() override;
+
+  Streamer* const streamer;
   std::vector<const void*> mains;
-  StreamTally tally;
+  std::optional<SendQueue> queue;
+  StreamOperation operation;
+  std::unique_ptr<std::atomic<uint64_t>[]> done;  // [sends]
+  // Of the thread that holds the plan:
+  bool prepared = false;  // this rank's slot gradients
+  uint64_t prepare_ns = 0;
   // Guarded by the streamer's mutex:
-  bool sent = false;
-  std::string failure;  // why the sends stopped
+  StreamTally tally;        // of all threads
+  uint64_t arrived_ns = 0;  // when this rank saw its slots complete
   bool released = false;
 };
 
-class Streamer {
+class Streamer : public Executor {
  public:
-  explicit Streamer(Generation* generation);
-  ~Streamer();
+  explicit Streamer(Generation* generation) : Executor(generation, "ultraep-stream") {}
+  ~Streamer() { Stop(); }
 
   // Issues an operation: accepts it for this rank's slots and queues this rank's sends. Forward
   // streams go in the order of their steps, a restore is a later stream of the same plan; all
@@ -44,8 +46,8 @@ class Streamer {
   Result Start(const RecordedPlan& plan, bool restore, uint32_t set, const void* const* mains,
                std::shared_ptr<Stream>* stream);
   // Until this rank's slots are complete.
-  Result AwaitArrival(const Stream& stream, uint64_t timeout_ns) {
-    return AwaitArrival(stream, timeout_ns, timeout_ns >= generation_->clocks.step_timeout_ns);
+  Result AwaitArrival(Stream* stream, uint64_t timeout_ns) {
+    return AwaitArrival(stream, timeout_ns, timeout_ns >= step_timeout_ns());
   }
   // Until this rank's own sends are done and its own slots are complete: a transfer that is still
   // under way would land in the next operation. Then the slot set is free for the next one.
@@ -54,30 +56,16 @@ class Streamer {
   StreamTally Tally(const Stream& stream);
 
  private:
+  friend struct Stream;
   class Waits;
 
   // give_up: at the end of the time this rank cannot follow.
-  Result AwaitArrival(const Stream& stream, uint64_t timeout_ns, bool give_up);
-  void Run();
-  Result Fail(std::string text);
-  Result Tell(Result result);
-  int64_t GoneUpstream(const StreamOperation& op, uint32_t transfer) const;
-  std::string WhatIsMissing(const StreamOperation& op, uint32_t transfer) const;
-
-  Generation* const generation_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::shared_ptr<Stream>> queue_;
-  uint64_t count_ = 0;         // operations issued on any slot set
-  Digest history_;             // which they were
-  uint64_t next_forward_ = 0;  // sequence + 1 of the last forward stream
-  struct Use {
-    uint64_t sequence = 0;
-    bool released = true;
-  };
-  std::vector<Use> uses_;  // [slot set]: by the last operation issued
-  std::atomic<bool> stopped_{false};
-  std::thread thread_;  // started with the first operation
+  Result AwaitArrival(Stream* stream, uint64_t timeout_ns, bool give_up);
+  void Send(Stream* stream);
+  // A rank on the transfer's way from the main copy that is proven gone, or -1.
+  int64_t GoneUpstream(const Stream& stream, uint32_t transfer) const;
+  std::string WhatIsMissing(const Stream& stream, uint32_t transfer) const;
+  void Count(const Stream& stream) const;
 };
 
 }  // namespace ultraep

@@ -21,6 +21,7 @@ ABSL_DECLARE_FLAG(uint32_t, repeats);
 ABSL_DECLARE_FLAG(uint64_t, expert_bytes);
 ABSL_DECLARE_FLAG(double, link_gb_s);
 ABSL_DECLARE_FLAG(double, flag_us);
+ABSL_DECLARE_FLAG(std::string, plan);
 ABSL_DECLARE_FLAG(bool, json);
 
 namespace ultraep::bench {
@@ -37,6 +38,7 @@ struct Workload {
   uint64_t expert_bytes = 0;
   double link_gb_s = 0;
   double flag_us = 0;
+  std::string plan_file;  // instead of loads
 
   // Number `index` of the workload's loads, index < seeds.
   test::LoadMatrix Draw(uint32_t index) const;

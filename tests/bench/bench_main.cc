@@ -32,6 +32,9 @@ ABSL_FLAG(uint32_t, repeats, 51, "times each load is solved for the timing, 1..1
 ABSL_FLAG(uint64_t, expert_bytes, 37748736, "bytes of one expert's weights, 1..1073741824");
 ABSL_FLAG(double, link_gb_s, 710, "GB/s of a rank's link in the modelled network, 0.001..4000");
 ABSL_FLAG(double, flag_us, 2, "microseconds of a ready flag in the modelled network, 0..1000");
+ABSL_FLAG(std::string, plan, "",
+          "stream: simulate the plans of this file, as `ultraepctl plan --json` prints them, instead "
+          "of planning drawn loads");
 ABSL_FLAG(bool, json, false, "one line of JSON instead of a table");
 
 namespace ultraep::bench {
@@ -47,7 +50,8 @@ constexpr Benchmark kBenchmarks[] = {
     {"plan", "our planner beside the baselines, on the same loads", RunPlanBench},
     {"route", "how evenly the exact split spreads tokens, beside the published interleave",
      RunRouteBench},
-    {"stream", "weights into slots: this machine beside memcpy, and relays on a modelled network",
+    {"stream",
+     "relays on a modelled network; weights and gradients on this machine beside memcpy",
      RunStreamBench},
 };
 
@@ -93,6 +97,7 @@ Workload FromFlags() {
       InRange("expert_bytes", absl::GetFlag(FLAGS_expert_bytes), uint64_t{1}, uint64_t{1} << 30);
   w.link_gb_s = InRange("link_gb_s", absl::GetFlag(FLAGS_link_gb_s), 0.001, 4000.);
   w.flag_us = InRange("flag_us", absl::GetFlag(FLAGS_flag_us), 0., 1000.);
+  w.plan_file = absl::GetFlag(FLAGS_plan);
   w.epsilon_ppm =
       uint32_t(std::lround(1e6 * InRange("epsilon", absl::GetFlag(FLAGS_epsilon), 0., 1.)));
   if (w.generator == "dsv3") {

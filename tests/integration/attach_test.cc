@@ -30,12 +30,13 @@ TEST_F(AttachTest, MemoryIsKnownBeforeAGroupIsJoined) {
   config.shard_bytes[0] = 1'000'001;  // four chunks
   config.shard_bytes[1] = 44;
   config.training = 1;
-  config.gradient_bytes = 4'000'004;
+  config.gradient_count = 1;
+  config.gradient_bytes[0] = 4'000'004;
   ultraep_memory memory{};
   ASSERT_EQ(ultraep_memory_of(&config, &memory), ULTRAEP_OK) << ultraep_last_error();
   EXPECT_EQ(memory.weights_per_slot, 1'000'064u + 128);  // whole lines of 128
   EXPECT_EQ(memory.gradients_per_slot, 4'000'128u);
-  EXPECT_EQ(memory.flags_per_slot, 128u);
+  EXPECT_EQ(memory.flags_per_slot, 128u + 256);  // chunks; gradient ready and taken
   EXPECT_EQ(memory.slots_per_rank, 4u);
   const uint64_t slots =
       4 * (memory.weights_per_slot + memory.gradients_per_slot + memory.flags_per_slot);

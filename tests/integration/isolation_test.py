@@ -26,11 +26,11 @@ class Config(ctypes.Structure):
         ("group_name", ctypes.c_char_p), ("nonce", ctypes.c_uint8 * 16)] + [
         (n, ctypes.c_uint32) for n in (
             "ranks", "experts", "slots", "layers", "window", "slot_sets", "domain_size",
-            "training", "shard_count")] + [
-        ("shard_bytes", ctypes.c_uint64 * 8)] + [
+            "training", "shard_count", "gradient_count")] + [
+        (n, ctypes.c_uint64 * 8) for n in ("shard_bytes", "gradient_bytes")] + [
         (n, ctypes.c_uint64) for n in (
-            "gradient_bytes", "step_timeout_ns", "solve_deadline_ns", "next_sequence",
-            "fallback_tokens")]
+            "step_timeout_ns", "solve_deadline_ns", "next_sequence", "fallback_tokens")] + [
+        (n, ctypes.c_uint32) for n in ("copy_threads", "unused")]
 
 
 class Info(ctypes.Structure):

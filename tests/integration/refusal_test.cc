@@ -78,9 +78,18 @@ TEST_F(RefusalTest, SizesThatCannotBeAreRefusedBeforeTheDaemonIsAsked) {
       {[](auto* c) { c->shard_bytes[0] = 0; }, "shard_bytes is 0, must be 1.."},
       {[](auto* c) { c->group_name = ""; }, "group_name must have 1..63 characters"},
       {[](auto* c) { c->layers = 0; }, "layers is 0, must be at least 1"},
-      {[](auto* c) { c->gradient_bytes = 4; }, "gradient_bytes is 4, must be 0 when serving"},
-      {[](auto* c) { c->training = 1, c->gradient_bytes = 6; },
+      {[](auto* c) { c->gradient_count = 1, c->gradient_bytes[0] = 4; },
+       "gradient_count is 1, must be 0 when serving"},
+      {[](auto* c) { c->training = c->gradient_count = 1; },
+       "gradient_bytes is 0, must be 1..1099511627776"},
+      {[](auto* c) { c->training = c->gradient_count = 1, c->gradient_bytes[0] = 6; },
        "gradient_bytes is 6, must be a multiple of 4: gradients are float32"},
+      {[](auto* c) {
+         c->training = c->gradient_count = 1, c->gradient_bytes[0] = 4, c->shard_count = 0;
+       },
+       "gradient_count is 1, must be 0 when no weights travel (shard_count 0)"},
+      {[](auto* c) { c->training = 1, c->gradient_count = 9; }, "gradient_count is 9, must be 0..8"},
+      {[](auto* c) { c->copy_threads = 65; }, "copy_threads is 65, the limit is 64"},
       {[](auto* c) { c->domain_size = 3; }, "domain_size is 3, must be 0 or a divisor"},
       {[](auto* c) { c->struct_size = 7; }, "struct_size is 7"},
   };
@@ -143,7 +152,7 @@ TEST_F(RefusalTest, MessagesOfWrongSizeOrderOrTypeAreRefusedAndTheDaemonGoesOn) 
     Descriptor fd = Connect();
     unsigned char big[kMaxMessage + 1] = {};
     ASSERT_EQ(send(fd.get(), big, sizeof big, MSG_NOSIGNAL), ssize_t(sizeof big));
-    EXPECT_EQ(RefusalOf(fd), "message longer than 1024 bytes");
+    EXPECT_EQ(RefusalOf(fd), "message longer than 2048 bytes");
   }
   {
     Descriptor fd = Connect();

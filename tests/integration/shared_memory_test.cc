@@ -81,7 +81,7 @@ class SharedMemoryTest : public testing::Test {
     std::shared_ptr<Stream> stream;
     Streamer& streamer = *generation.streamer;
     ASSERT_TRUE(streamer.Start(step.plan, false, 0, mains.data(), &stream).ok());
-    Result arrived = streamer.AwaitArrival(*stream, 30 * kSecond);
+    Result arrived = streamer.AwaitArrival(stream.get(), 30 * kSecond);
     ASSERT_TRUE(arrived.ok()) << arrived.text;
     for (const Replica& r : step.plan.replicas) {
       if (r.rank != generation.rank) continue;
@@ -159,7 +159,7 @@ TEST_F(SharedMemoryTest, ARecordIsWholeAsSoonAsItsVerdictIsVisible) {
   MemoryGroup group(Config(1));
   Steps rank(group.layout().config, 0);
   auto generation = group.Attach(0);
-  generation->clocks.spin_ns = kSecond;
+  generation->settings.spin_ns = kSecond;
   rank.Adopt(generation);
   OpenGate(group.boards().gate());
   constexpr uint64_t kSteps = 3000;

@@ -37,6 +37,19 @@ TEST(CopyNonTemporal, CopiesEveryByteAndNoOtherForAllAlignments) {
 
 TEST(CopyNonTemporal, CopiesSeveralMegabytes) { CheckCopy((4u << 20) + 77, 5, 11); }
 
+TEST(CopyNonTemporal, FillsSeveralPlacesFromOne) {
+  for (const size_t bytes : {size_t{0}, size_t{100}, size_t{8192}, size_t{50'001}})
+    for (const size_t count : {size_t{1}, size_t{2}, size_t{7}}) {
+      std::vector<unsigned char> from(bytes);
+      for (size_t i = 0; i < bytes; ++i) from[i] = static_cast<unsigned char>(i * 37 + (i >> 8));
+      std::vector<std::vector<unsigned char>> places(count, std::vector<unsigned char>(bytes));
+      std::vector<void*> to;
+      for (auto& place : places) to.push_back(place.data());
+      CopyNonTemporal(to.data(), count, from.data(), bytes);
+      for (auto& place : places) EXPECT_TRUE(place == from) << bytes << " to " << count;
+    }
+}
+
 TEST(CopyNonTemporal, StaysInsideMemoryThatEndsAtTheBuffer) {
   // Exact allocations: AddressSanitizer sees a read or a store beyond either end.
   for (const size_t bytes : {size_t{1}, size_t{300}, size_t{1021}}) {

@@ -15,7 +15,9 @@ TEST(BoardsTest, NoTwoPiecesOverlapAndAllStayInsideTheirSegments) {
     GroupConfig config = test::SmallConfig(3, experts, 2, 3);
     config.slot_sets = 2;
     config.training = 1;
-    config.gradient_bytes = 1001;
+    config.gradient_count = 2;
+    config.gradient_bytes[0] = 1004;
+    config.gradient_bytes[1] = 4;
     test::MemoryGroup group(config);
     const Boards& b = group.boards();
     const GroupLayout& layout = group.layout();
@@ -51,6 +53,14 @@ TEST(BoardsTest, NoTwoPiecesOverlapAndAllStayInsideTheirSegments) {
             add(b.shard(r, set, slot, i), config.shard_bytes[i], b.slot_base[r],
                 layout.slot_board_bytes);
             EXPECT_EQ(reinterpret_cast<uintptr_t>(b.shard(r, set, slot, i)) % kLine, 0u);
+          }
+          const SlotView view = b.slot_view();
+          add(&view.gradient_words(r, set, slot), sizeof(GradientWords), b.slot_base[r],
+              layout.slot_board_bytes);
+          for (uint32_t i = 0; i < config.gradient_count; ++i) {
+            add(view.gradient(r, set, slot, i), config.gradient_bytes[i], b.slot_base[r],
+                layout.slot_board_bytes);
+            EXPECT_EQ(reinterpret_cast<uintptr_t>(view.gradient(r, set, slot, i)) % kLine, 0u);
           }
         }
       }

@@ -7,7 +7,7 @@ namespace ultraep::simulation {
 
 // Around the bounds that matter: a solve deadline, a lease, a step timeout, or hardly anything.
 uint64_t Machine::SomeTime() {
-  const uint64_t bounds[] = {kMillisecond, scenario_.clocks.solve_deadline_ns, scenario_.lease_ns,
+  const uint64_t bounds[] = {kMillisecond, scenario_.settings.solve_deadline_ns, scenario_.lease_ns,
                              scenario_.config.step_timeout_ns, 300 * kMillisecond};
   const uint64_t bound = bounds[world_.Below(5)];
   return bound / 2 + world_.Below(2 * bound) + world_.Below(2) * 300 * kMillisecond;
@@ -67,7 +67,7 @@ void Machine::FaultOfDaemon() {
     case 4:
       return StopFor(daemon_.get(), int(world_.Below(2)), SomeTime());
     default:
-      slow_solve_ns_ = scenario_.clocks.solve_deadline_ns * (1 + world_.Below(3));
+      slow_solve_ns_ = scenario_.settings.solve_deadline_ns * (1 + world_.Below(3));
   }
 }
 

@@ -19,7 +19,7 @@ Rank::Rank(World* world, const Scenario& scenario, Checks* checks, const std::st
   Join request;
   request.config = scenario.config;
   request.rank = rank;
-  link_.Prepare(request, scenario.clocks, &steps_);
+  link_.Prepare(request, scenario.settings, &steps_);
   world->Start(this, "main", [this] { Main(); });
   world->Start(this, "link", [this] { link_.Run(); });
 }

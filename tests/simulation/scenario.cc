@@ -20,8 +20,8 @@ Scenario MakeScenario(uint64_t seed) {
   c.window = uint32_t(1 + random.Below(3));
   c.slot_sets = 1;
   c.step_timeout_ns = one_of({200, 500, 1500, 5000}) * kMillisecond;
-  s.clocks.step_timeout_ns = c.step_timeout_ns;
-  s.clocks.solve_deadline_ns = one_of({50, 500, 5000, 100'000}) * kMicrosecond;
+  s.settings.step_timeout_ns = c.step_timeout_ns;
+  s.settings.solve_deadline_ns = one_of({50, 500, 5000, 100'000}) * kMicrosecond;
   s.lease_ns = one_of({500, 700, 1500}) * kMillisecond;
   s.think_ns = one_of({2, 10, 40}) * kMillisecond;
   s.skew = c.window + one_of({0, 1, 4, 1000});

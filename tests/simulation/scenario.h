@@ -1,4 +1,4 @@
-// What a seed stands for: the group, the clocks, the framework's pace, and how much goes wrong.
+// What a seed stands for: the group, the settings, the framework's pace, and how much goes wrong.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace ultraep::simulation {
 struct Scenario {
   uint64_t seed = 0;
   GroupConfig config;
-  RankClocks clocks;
+  RankSettings settings;
   uint64_t lease_ns = 0;
   uint64_t think_ns = 0;      // at most, between two calls of a rank's main thread
   uint64_t skew = 0;          // steps a rank may be ahead of the last one; the framework's dispatch

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "plugin/core/generation.h"
+#include "plugin/core/reducer.h"
 #include "plugin/core/steps.h"
 #include "plugin/core/streamer.h"
 #include "protocol/boards.h"
@@ -34,7 +35,8 @@ class MemoryGroup {
  public:
   static constexpr uint64_t kGeneration = 77;
 
-  explicit MemoryGroup(const GroupConfig& config) : layout_(config) {
+  explicit MemoryGroup(const GroupConfig& config, uint32_t copy_threads = 1)
+      : layout_(config), copy_threads_(copy_threads) {
     boards_.layout = &layout_;
     for (uint32_t r = 0; r < config.ranks; ++r)
       boards_.rank_base.push_back(Zeroed(layout_.rank_board_bytes));
@@ -51,8 +53,8 @@ class MemoryGroup {
   std::shared_ptr<Generation> Attach(uint32_t rank, uint64_t solve_deadline_ns = 20'000'000'000) {
     auto g = std::make_shared<Generation>(layout_.config, rank, kGeneration);
     g->boards = boards_;
-    g->clocks = {layout_.config.step_timeout_ns, solve_deadline_ns, 0};
-    g->streamer = std::make_unique<Streamer>(g.get());
+    g->settings = {layout_.config.step_timeout_ns, solve_deadline_ns, 0, copy_threads_};
+    g->StartOperations();
     return g;
   }
   void SetMember(uint32_t rank, MemberState state) {
@@ -73,6 +75,7 @@ class MemoryGroup {
   }
 
   const GroupLayout layout_;
+  const uint32_t copy_threads_;
   std::vector<std::unique_ptr<unsigned char, Free>> memory_;
   Boards boards_;
 };

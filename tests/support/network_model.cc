@@ -4,6 +4,8 @@
 #include <limits>
 #include <map>
 
+#include "kernels/stream_weights.h"
+
 namespace ultraep::test {
 namespace {
 
@@ -135,9 +137,14 @@ Makespan SimulateTransfer(const NetworkModel& model, const PlanShape& shape,
                           const std::vector<Replica>& replicas) {
   std::vector<Piece> pieces;
   std::vector<Multicast> multicasts;
-  for (uint32_t i = 0; i < replicas.size(); ++i) {
-    pieces.push_back({replicas[i].expert, replicas[i].rank, replicas[i].tokens});
-    multicasts.push_back({SenderOf(shape, replicas.data(), i), 0, replicas[i].parent, {i}});
+  for (const Replica& r : replicas) pieces.push_back({r.expert, r.rank, r.tokens});
+  for (uint32_t rank = 0; rank < shape.ranks; ++rank) {
+    const SendQueue queue(shape, replicas.data(), uint32_t(replicas.size()), rank,
+                          (model.expert_bytes + model.chunk_bytes - 1) / model.chunk_bytes, 1);
+    for (const Send& send : queue.sends()) {
+      const auto first = queue.transfers().begin() + send.first;
+      multicasts.push_back({rank, 0, send.parent, {first, first + send.count}});
+    }
   }
   return SimulateTransfer(model, shape, pieces, multicasts);
 }

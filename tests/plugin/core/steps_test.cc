@@ -95,7 +95,7 @@ TEST_F(StepsTest, SequencesAndArgumentsOutOfOrderAreRefusedWithBothValues) {
 
 TEST_F(StepsTest, MissingRowsEndTheGenerationAtTheStepTimeoutAndThenFallBack) {
   auto generation = group_.Attach(0);
-  generation->clocks.step_timeout_ns = 20 * kMs;
+  generation->settings.step_timeout_ns = 20 * kMs;
   a_.Adopt(generation);
   Open();
   ASSERT_TRUE(Submit(a_, 0).ok());

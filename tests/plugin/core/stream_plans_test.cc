@@ -70,7 +70,7 @@ class Rank {
     Streamer& streamer = *generation_->streamer;
     Result result = streamer.Start(plan, restore, set, mains.data(), &stream);
     ASSERT_TRUE(result.ok()) << result.text;
-    result = streamer.AwaitArrival(*stream, kLong);
+    result = streamer.AwaitArrival(stream.get(), kLong);
     ASSERT_TRUE(result.ok()) << result.text;
     uint64_t sent = 0;
     for (uint32_t i = 0; i < plan.replicas.size(); ++i) {

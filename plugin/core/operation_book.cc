@@ -1,0 +1,67 @@
+#include "plugin/core/operation_book.h"
+
+#include <string>
+
+namespace ultraep {
+
+OperationBook::OperationBook(const GroupConfig& config, RankBoard* board)
+    : slots_(config.slots),
+      board_(board),
+      sets_(config.slot_sets),
+      gradients_(uint64_t{config.slot_sets} * config.slots) {}
+
+Result OperationBook::CheckStream(uint64_t sequence, bool restore, uint32_t set) const {
+  std::lock_guard lock(mutex_);
+  if (set >= sets_.size())
+    return Invalid("slot_set is " + std::to_string(set) + ", the group has " +
+                   std::to_string(sets_.size()));
+  if (!restore && sequence < next_forward_)
+    return Invalid("step " + std::to_string(sequence) + " cannot be streamed after step " +
+                   std::to_string(next_forward_ - 1) + ": streams go in the order of their steps");
+  if (!sets_[set].released)
+    return Invalid("slot set " + std::to_string(set) + " is in use by the plan of step " +
+                   std::to_string(sets_[set].sequence) +
+                   ": release it first, or join with more slot_sets for steps that overlap");
+  return Ok();
+}
+
+uint64_t OperationBook::Issue(uint64_t sequence, OperationKind kind, uint32_t set) {
+  history_.Add(sequence << 2 | uint64_t(kind));
+  history_.Add(set);
+  return OperationNumber::Make(++count_, history_.value());
+}
+
+uint64_t OperationBook::IssueStream(uint64_t sequence, bool restore, uint32_t set) {
+  std::lock_guard lock(mutex_);
+  if (!restore) next_forward_ = sequence + 1;
+  sets_[set] = {sequence, false};
+  return Issue(sequence, restore ? OperationKind::kRestore : OperationKind::kForward, set);
+}
+
+void OperationBook::Release(uint32_t set) {
+  std::lock_guard lock(mutex_);
+  sets_[set].released = true;
+}
+
+uint64_t OperationBook::IssueReduction(uint64_t sequence, uint32_t set) {
+  std::lock_guard lock(mutex_);
+  return Issue(sequence, OperationKind::kReduce, set);
+}
+
+OperationBook::GradientUse OperationBook::last_use(uint32_t set, uint32_t slot) const {
+  std::lock_guard lock(mutex_);
+  return gradients_[uint64_t{set} * slots_ + slot];
+}
+
+void OperationBook::Use(uint32_t set, uint32_t slot, GradientUse use) {
+  std::lock_guard lock(mutex_);
+  gradients_[uint64_t{set} * slots_ + slot] = use;
+}
+
+void OperationBook::Count(const TransferTotals& more) {
+  std::lock_guard lock(mutex_);
+  totals_.Add(more);
+  CopyToShared(&board_->totals, &totals_, sizeof totals_);
+}
+
+}  // namespace ultraep

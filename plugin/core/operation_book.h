@@ -1,0 +1,64 @@
+// The books of rule 6 for one generation: streams, restores and reductions are numbered in the order
+// in which this rank issues them, and who used a slot set, or a slot's gradient, last.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "kernels/operation.h"
+#include "plugin/core/result.h"
+#include "protocol/boards.h"
+#include "protocol/digest.h"
+
+namespace ultraep {
+
+enum class OperationKind : uint64_t { kForward = 0, kRestore = 1, kReduce = 2 };
+
+// Any thread.
+class OperationBook {
+ public:
+  // board: this rank's own.
+  OperationBook(const GroupConfig& config, RankBoard* board);
+
+  // Held while an operation is checked, numbered and published: words rise in the numbers' order.
+  std::unique_lock<std::mutex> Issuing() { return std::unique_lock(issuing_); }
+
+  // May the set's slots be taken for a stream of that step?
+  Result CheckStream(uint64_t sequence, bool restore, uint32_t set) const;
+  // Issues it: its number. The set is in use.
+  uint64_t IssueStream(uint64_t sequence, bool restore, uint32_t set);
+  void Release(uint32_t set);
+  uint64_t IssueReduction(uint64_t sequence, uint32_t set);
+
+  // The reduction that used a slot's gradient last, and the home that takes it. number 0: none.
+  struct GradientUse {
+    uint64_t number = 0;
+    uint32_t home = 0;
+  };
+  GradientUse last_use(uint32_t set, uint32_t slot) const;
+  void Use(uint32_t set, uint32_t slot, GradientUse use);
+
+  // Adds to what the rank's board says; relaxed, for people.
+  void Count(const TransferTotals& more);
+
+ private:
+  uint64_t Issue(uint64_t sequence, OperationKind kind, uint32_t set);
+
+  const uint32_t slots_;
+  RankBoard* const board_;
+  std::mutex issuing_;
+  mutable std::mutex mutex_;   // guards what follows
+  uint64_t count_ = 0;         // operations issued on any slot set
+  Digest history_;             // which they were
+  uint64_t next_forward_ = 0;  // sequence + 1 of the last forward stream
+  struct SetUse {
+    uint64_t sequence = 0;
+    bool released = true;
+  };
+  std::vector<SetUse> sets_;            // [slot set]: by the last stream issued
+  std::vector<GradientUse> gradients_;  // [slot set][slot]
+  TransferTotals totals_;
+};
+
+}  // namespace ultraep
