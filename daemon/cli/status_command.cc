@@ -96,6 +96,32 @@ double MeanImbalance(const GroupCounters& c, uint64_t peak_sum, uint32_t ranks) 
   return c.tokens_sum ? double(peak_sum) * ranks / double(c.tokens_sum) : 1.0;
 }
 
+double GbPerSecond(uint64_t bytes, uint64_t ns) { return ns ? double(bytes) / double(ns) : 0.0; }
+double MeanUs(uint64_t ns, uint64_t count) { return count ? double(ns) / double(count) / 1e3 : 0.0; }
+
+// Threads' times are summed over threads, the means are per rank and operation.
+Json TransfersJson(const TransferTotals& t) {
+  return {{"weights",
+           {{"operations", t.streams},
+            {"transfers", t.transfers},
+            {"bytes", t.sent_bytes},
+            {"relayed_bytes", t.relayed_bytes},
+            {"gb_s_per_thread", GbPerSecond(t.sent_bytes, t.copy_ns)},
+            {"copy_seconds", double(t.copy_ns) / 1e9},
+            {"wait_seconds", double(t.send_wait_ns) / 1e9},
+            {"mean_send_us", MeanUs(t.send_ns, t.streams)},
+            {"mean_arrive_us", MeanUs(t.arrive_ns, t.streams)}}},
+          {"gradients",
+           {{"operations", t.reductions},
+            {"replicas", t.replicas},
+            {"bytes", t.reduced_bytes},
+            {"gb_s_per_thread", GbPerSecond(t.reduced_bytes, t.add_ns)},
+            {"add_seconds", double(t.add_ns) / 1e9},
+            {"wait_seconds", double(t.reduce_wait_ns) / 1e9},
+            {"mean_reduce_us", MeanUs(t.reduce_ns, t.reductions)},
+            {"mean_prepare_us", MeanUs(t.prepare_ns, t.reductions)}}}};
+}
+
 Json GroupJson(const StatusGroup& g) {
   const GroupCounters& c = g.counters;
   Json members = Json::array();
@@ -126,7 +152,8 @@ Json GroupJson(const StatusGroup& g) {
           {"gap", MeanGap(c)},
           {"last_imbalance_before", c.last_imbalance_before},
           {"last_imbalance_after", c.last_imbalance_after},
-          {"solve_us", {{"p50", c.solve_p50_ns / 1e3}, {"p99", c.solve_p99_ns / 1e3}}}};
+          {"solve_us", {{"p50", c.solve_p50_ns / 1e3}, {"p99", c.solve_p99_ns / 1e3}}},
+          {"transfers", TransfersJson(g.transfers)}};
 }
 
 void PrintTable(const std::string& path, const Status& s) {
@@ -151,6 +178,16 @@ void PrintTable(const std::string& path, const Status& s) {
                 MeanImbalance(c, c.peak_before_sum, g.config.ranks),
                 MeanImbalance(c, c.peak_sum, g.config.ranks), double(c.solve_p50_ns) / 1e3,
                 double(g.memory_bytes) / (1 << 20));
+    const TransferTotals& t = g.transfers;
+    if (t.streams)
+      std::printf("  weights   %.2f GB in %lu transfers, %.1f GB/s per thread, slots complete after "
+                  "%.0f us\n",
+                  double(t.sent_bytes) / 1e9, static_cast<unsigned long>(t.transfers),
+                  GbPerSecond(t.sent_bytes, t.copy_ns), MeanUs(t.arrive_ns, t.streams));
+    if (t.reductions)
+      std::printf("  gradients %.2f GB of %lu replicas, %.1f GB/s per thread, added after %.0f us\n",
+                  double(t.reduced_bytes) / 1e9, static_cast<unsigned long>(t.replicas),
+                  GbPerSecond(t.reduced_bytes, t.add_ns), MeanUs(t.reduce_ns, t.reductions));
     for (uint32_t r = 0; r < g.config.ranks && r < kMaxRanks; ++r)
       if (std::string(MemberName(g.members[r])) != "ready")
         std::printf("  rank %u is %s\n", r, MemberName(g.members[r]));
@@ -193,7 +230,8 @@ const Command kStatusCommand = {
     "status", "what the running daemon serves: groups, members, imbalance, fallbacks",
     "usage: ultraepctl status [--socket PATH] [--json]\n\n"
     "Shows the groups of your user (root and the daemon's user see all): members, gate, steps\n"
-    "planned and fallen back, mean imbalance before and after, replicas per step, solve time.\n"
+    "planned and fallen back, mean imbalance before and after, replicas per step, solve time; what\n"
+    "weights and gradients moved (means over ranks and operations).\n"
     "The socket is --socket, else $ULTRAEP_SOCKET, else /run/ultraep/ultraepd.sock.\n"
     "Exit status: 0 answered, 1 no daemon or no answer, 2 wrong usage.\n",
     RunStatus};

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "daemon/memory/numa_placement.h"
 #include "protocol/transport/map_segment.h"
 
 #ifndef MFD_NOEXEC_SEAL
@@ -28,7 +29,8 @@ std::string Failure(uint32_t file, uint64_t bytes, const char* call) {
 
 }  // namespace
 
-std::string GroupMemory::Allocate(const GroupLayout& layout) {
+std::string GroupMemory::Allocate(const GroupLayout& layout,
+                                  const std::vector<int32_t>& numa_nodes) {
   const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
   for (uint32_t f = 0; f < kSegmentFiles; ++f) {
     const uint64_t bytes = layout.file_bytes(SegmentFile(f));
@@ -36,6 +38,12 @@ std::string GroupMemory::Allocate(const GroupLayout& layout) {
     if (fd < 0 && errno == EINVAL) fd = memfd_create(kNames[f], flags);  // before 6.3
     if (fd < 0) return Failure(f, bytes, "memfd_create");
     files_.emplace_back(fd);
+    if (ftruncate(fd, off_t(bytes))) return Failure(f, bytes, "ftruncate");
+    for (uint32_t r = 0; r < layout.config.ranks; ++r)
+      for (const SegmentKind kind : {SegmentKind::kRankBoard, SegmentKind::kSlots})
+        if (layout.file(kind) == SegmentFile(f))
+          PreferNode(fd, layout.offset(kind, r), RoundUp(layout.bytes(kind), kSegmentAlign),
+                     numa_nodes[r]);
     // Allocates and zeroes every page now; ftruncate would succeed and fault later.
     while (fallocate(fd, 0, 0, off_t(bytes)))
       if (errno != EINTR) return Failure(f, bytes, "fallocate");
@@ -43,9 +51,10 @@ std::string GroupMemory::Allocate(const GroupLayout& layout) {
   return "";
 }
 
-std::string GroupMemory::Create(const GroupLayout& layout, uint64_t generation) {
+std::string GroupMemory::Create(const GroupLayout& layout, uint64_t generation,
+                                const std::vector<int32_t>& numa_nodes) {
   boards_.layout = &layout;
-  std::string wrong = Allocate(layout);
+  std::string wrong = Allocate(layout, numa_nodes);
   layout.ForEachSegment([&](SegmentKind kind, uint32_t rank) {
     if (!wrong.empty()) return;
     const uint32_t file = uint32_t(layout.file(kind));

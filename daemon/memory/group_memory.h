@@ -16,8 +16,10 @@ namespace ultraep {
 // of memory is a refused join and never a SIGBUS in a step.
 class GroupMemory {
  public:
-  // Empty on success, else which file and why.
-  std::string Create(const GroupLayout& layout, uint64_t generation);
+  // numa_nodes: where each rank's slots and board shall lie, -1: anywhere. Empty on success, else
+  // which file and why.
+  std::string Create(const GroupLayout& layout, uint64_t generation,
+                     const std::vector<int32_t>& numa_nodes);
 
   // Where the daemon sees the boards. Rank boards are mapped read-only, slots not at all.
   const Boards& boards() const { return boards_; }
@@ -27,7 +29,7 @@ class GroupMemory {
   void CloseFiles() { files_.clear(); }
 
  private:
-  std::string Allocate(const GroupLayout& layout);
+  std::string Allocate(const GroupLayout& layout, const std::vector<int32_t>& numa_nodes);
 
   std::vector<Descriptor> files_;
   std::vector<Mapping> mappings_;

@@ -38,9 +38,12 @@ void Group::Join(uint64_t owner, const ultraep::Join& request) {
       if (m.state == MemberState::kJoined || m.state == MemberState::kReady)
         m.state = MemberState::kAbsent;
     earlier_.push_back(std::exchange(generation_, nullptr));
-    if (earlier_.size() > kEarlierKept) earlier_.pop_front();
+    if (earlier_.size() > kEarlierKept) {
+      transfers_before_.Add(earlier_.front()->Transfers());
+      earlier_.pop_front();
+    }
   }
-  members_[request.rank] = {owner, MemberState::kJoined, {}};
+  members_[request.rank] = {owner, MemberState::kJoined, {}, request.numa_node};
   if (request.fallback_tokens &&
       (!fallback_tokens_min_ || request.fallback_tokens < fallback_tokens_min_))
     fallback_tokens_min_ = request.fallback_tokens;
@@ -52,7 +55,9 @@ bool Group::complete() const {
 
 std::string Group::Begin(const PlanOptions& options) {
   std::string wrong;
-  generation_ = GroupGeneration::Create(layout_.config, options, statistics_, &wrong);
+  std::vector<int32_t> nodes;
+  for (const Member& m : members_) nodes.push_back(m.numa_node);
+  generation_ = GroupGeneration::Create(layout_.config, options, nodes, statistics_, &wrong);
   if (!generation_) return wrong;
   ++generations_;
   generations_in_memory_ = std::min(generations_in_memory_ + 1, 2u);
@@ -127,6 +132,9 @@ StatusGroup Group::Status() const {
   status.memory_bytes = memory_bytes();
   status.fallback_tokens_min = fallback_tokens_min_;
   status.counters = statistics_->Counters();
+  status.transfers = transfers_before_;
+  for (const auto& old : earlier_) status.transfers.Add(old->Transfers());
+  if (generation_) status.transfers.Add(generation_->Transfers());
   if (generation_) {
     const Gate gate = generation_->gate();
     status.gate_state = uint32_t(gate.state);

@@ -71,6 +71,7 @@ class Group {
     uint64_t owner = 0;
     MemberState state = MemberState::kAbsent;
     Lease lease;
+    int32_t numa_node = -1;
   };
 
   bool Over() const { return generation_ && generation_->gate().over(); }
@@ -85,6 +86,7 @@ class Group {
   std::shared_ptr<GroupGeneration> generation_;
   // Earlier generations: members may still use their slots and look there for who is gone.
   std::deque<std::shared_ptr<GroupGeneration>> earlier_;
+  TransferTotals transfers_before_;  // of those that are no longer kept
   uint64_t generations_ = 0;
   uint32_t generations_in_memory_ = 0;
   std::vector<Member> members_;

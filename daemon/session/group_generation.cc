@@ -28,6 +28,7 @@ GroupGeneration::GroupGeneration(const GroupConfig& config) : layout_(config) {}
 
 std::shared_ptr<GroupGeneration> GroupGeneration::Create(const GroupConfig& config,
                                                const PlanOptions& options,
+                                               const std::vector<int32_t>& numa_nodes,
                                                std::shared_ptr<StepStatistics> statistics,
                                                std::string* wrong) {
   std::shared_ptr<GroupGeneration> made(new GroupGeneration(config));
@@ -37,7 +38,7 @@ std::shared_ptr<GroupGeneration> GroupGeneration::Create(const GroupConfig& conf
     *wrong = std::string("eventfd: ") + std::strerror(errno);
     return nullptr;
   }
-  *wrong = made->memory_.Create(made->layout_, made->id_);
+  *wrong = made->memory_.Create(made->layout_, made->id_, numa_nodes);
   if (!wrong->empty()) return nullptr;
   made->steps_ =
       std::make_unique<StepPlanner>(made->boards(), made->id_, options, std::move(statistics));
@@ -53,6 +54,16 @@ void GroupGeneration::SetMember(uint32_t rank, MemberState state) {
   ULTRAEP_POINT("member:before");
   boards().member(rank).value.store(uint64_t(state), std::memory_order_seq_cst);
   ULTRAEP_POINT("member:set");
+}
+
+TransferTotals GroupGeneration::Transfers() const {
+  TransferTotals all;
+  for (uint32_t r = 0; r < layout_.config.ranks; ++r) {
+    TransferTotals one;
+    CopyFromShared(&one, &boards().rank(r).totals, sizeof one);
+    all.Add(one);
+  }
+  return all;
 }
 
 bool GroupGeneration::SendTo(int socket, uint64_t lease_ns) const {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "daemon/memory/group_memory.h"
 #include "daemon/session/statistics.h"
@@ -16,8 +17,9 @@ namespace ultraep {
 // thread's.
 class GroupGeneration {
  public:
-  // Null with `wrong` set when the memory cannot be had.
+  // numa_nodes: of each rank, -1: none. Null with `wrong` set when the memory cannot be had.
   static std::shared_ptr<GroupGeneration> Create(const GroupConfig& config, const PlanOptions& options,
+                                            const std::vector<int32_t>& numa_nodes,
                                             std::shared_ptr<StepStatistics> statistics,
                                             std::string* wrong);
 
@@ -31,6 +33,8 @@ class GroupGeneration {
   // Ends it, so that every open step resolves, and wakes everybody.
   void End();
   void SetMember(uint32_t rank, MemberState state);
+  // What its ranks say of their transfers.
+  TransferTotals Transfers() const;
   // Passes doorbell and segment files to a member: Joined. False with errno set when it cannot.
   bool SendTo(int socket, uint64_t lease_ns) const;
   // It is over and no longer planned: gives up its descriptors. Slots live on as long as members map

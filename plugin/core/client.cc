@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "plugin/core/forks.h"
+#include "plugin/core/numa_node.h"
 #include "plugin/core/plan_handle.h"
 #include "plugin/core/read_config.h"
 
@@ -53,6 +54,7 @@ Result ultraep_client::Join(const ultraep_group_config& config, int64_t timeout_
   request.rank = rank_ = config.rank;
   config_ = wire;
   request.fallback_tokens = config.fallback_tokens;
+  request.numa_node = NodeOfAllowedCpus();
   RankSettings settings;
   settings.step_timeout_ns = wire.step_timeout_ns;
   settings.solve_deadline_ns =

@@ -60,8 +60,9 @@ Result Streamer::Start(const RecordedPlan& plan, bool restore, uint32_t set,
   OperationBook& book = *generation_->book;
   const auto issuing = book.Issuing();
   const uint64_t sequence = plan.header.sequence;
-  if (Result wrong = book.CheckStream(sequence, restore, set); !wrong.ok()) return wrong;
+  // First: after a failure nobody has released anything.
   if (failed()) return Tell(Failed("the generation has failed"));
+  if (Result wrong = book.CheckStream(sequence, restore, set); !wrong.ok()) return wrong;
   // First what may throw, then what cannot be taken back.
   const SlotLayout& layout = generation_->layout;
   auto stream = std::make_shared<Stream>(this);

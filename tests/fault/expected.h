@@ -22,6 +22,8 @@ struct LoopConfig {
   bool restore_declined = false;
 
   PlanShape shape() const { return {ranks, experts, slots, 0}; }
+  // Large shards have large gradients: two tiles.
+  uint64_t gradient_elements(uint32_t part) const { return part ? 3 : shard_bytes[0] / 4; }
 };
 
 // As the daemon is told: with the default, experts as small as these would never be relayed.

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "plugin/api/ultraep.h"
+#include "tests/fault/loop_gradients.h"
 #include "protocol/plan.h"
 #include "protocol/test_points.h"
 #include "protocol/transport/waiting.h"
@@ -38,6 +39,7 @@ class LoopRank {
         group_(shared_.groups[task.group]),
         state_(group_.ranks[task.rank]),
         expected_(task.config, task.seed, 5000),
+        gradients_(task.config, task.rank),
         row_(config_.experts) {
     uint64_t all = 0;
     for (const uint64_t bytes : config_.shard_bytes) all += bytes;
@@ -81,6 +83,10 @@ class LoopRank {
     c.slot_sets = config_.slot_sets;
     c.shard_count = 2;
     std::memcpy(c.shard_bytes, config_.shard_bytes, sizeof config_.shard_bytes);
+    c.training = 1;
+    c.gradient_count = 2;
+    for (uint32_t i = 0; i < 2; ++i) c.gradient_bytes[i] = config_.gradient_elements(i) * 4;
+    c.copy_threads = 1 + task_.group % 2;
     c.step_timeout_ns = kStepTimeoutNs;
     c.solve_deadline_ns = kStepTimeoutNs / 2;  // a starved daemon is no reason: FALLBACK needs one
     c.next_sequence = first_;
@@ -220,14 +226,43 @@ class LoopRank {
     bool followed = Follows(ultraep_stream_weights(plan, uint32_t(step % config_.slot_sets), mains),
                             "stream", step);
     if (!followed) return false;
+    Begin(kPrepare);
+    followed = Follows(ultraep_prepare_gradients(plan, 1, -1), "prepare_gradients", step);
     Begin(kAwaitWeights);
-    followed = Follows(ultraep_await_weights(plan, -1), "await_weights", step);
+    followed &= Follows(ultraep_await_weights(plan, -1), "await_weights", step);
     if (followed) CheckSlots(plan, replicas, step, tag);
+    followed = followed && Reduce(plan, step, tag);
     Begin(kRelease);
+    followed &= Follows(Repeat([&] { return ultraep_release(plan, -1); }), "release", step);
+    Begin(kAwaitGradients);  // also after a failure: they are its own until it returned
+    followed &= Follows(Repeat([&] { return ultraep_await_gradients(plan, -1); }),
+                        "await_gradients", step);
+    if (!followed) return false;
+    if (const std::string wrong = gradients_.Check(replicas, tag); !wrong.empty())
+      Wrong(step, wrong);
+    group_.counters.gradients_checked.fetch_add(replicas.size());
+    return true;
+  }
+
+  template <class Again>
+  static ultraep_status Repeat(const Again& call) {
     ultraep_status status;
-    do status = ultraep_release(plan, -1);
+    do status = call();
     while (status == ULTRAEP_TIMEOUT);
-    return Follows(status, "release", step) && followed;
+    return status;
+  }
+
+  // The backward of this rank's slots, and the reduction's begin.
+  bool Reduce(ultraep_plan* plan, uint64_t step, uint64_t tag) {
+    for (uint32_t slot = 0; slot < config_.slots; ++slot) {
+      uint32_t expert = 0;
+      float* parts[ULTRAEP_MAX_SHARDS];
+      Demand(ultraep_plan_get_gradient(plan, slot, &expert, parts), "get_gradient");
+      if (expert != UINT32_MAX) gradients_.Add(expert, parts, tag);
+    }
+    Begin(kReduce);
+    return Follows(ultraep_reduce_gradients(plan, gradients_.Begin(), ULTRAEP_FLOAT32, 0), "reduce",
+                   step);
   }
 
   void CheckSlots(ultraep_plan* plan, const std::vector<ultraep_replica>& replicas, uint64_t step,
@@ -318,6 +353,7 @@ class LoopRank {
   GroupState& group_;
   RankState& state_;
   ExpectedPlan expected_;
+  LoopGradients gradients_;
   std::vector<uint32_t> row_;
   std::vector<unsigned char> memory_;
   std::vector<unsigned char*> mains_;  // [own expert][shard]
@@ -326,28 +362,6 @@ class LoopRank {
   uint64_t first_ = 0;
 };
 
-// Compares what all ranks say of the steps from `from` on; returns where to go on.
-uint64_t ReadGroup(SharedState* shared, uint32_t number, uint32_t ranks, uint64_t from) {
-  GroupState& group = shared->groups[number];
-  const uint64_t end = group.called.load();
-  const uint64_t keep = 4096;  // entries of slow ranks come late
-  for (uint64_t step = from; step < end; ++step) {
-    uint64_t have = 0;
-    uint32_t who = 0;
-    for (uint32_t r = 0; r < ranks; ++r) {
-      const uint64_t word = group.at(step, r).outcome;
-      if (word >> 3 != step + 1) continue;
-      if (have && Mixed(have, word & 7))
-        Violation(shared, "group %u step %lu: the reader sees %s of rank %u and %s of rank %u",
-                  number, step, OutcomeName(have), who, OutcomeName(word & 7), r);
-      shared->pairs_read.fetch_add(have != 0);
-      have = word & 7;
-      who = r;
-    }
-  }
-  return end > keep + from ? end - keep : from;
-}
-
 }  // namespace
 
 void RunRank(const RankTask& task) {
@@ -355,15 +369,6 @@ void RunRank(const RankTask& task) {
   if (task.kill_pass) TheKill().Set(task.kill_at, task.kill_pass);
   LoopRank(task).Run();
   _exit(0);
-}
-
-void RunReader(SharedState* shared, uint32_t groups, uint32_t ranks) {
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  std::vector<uint64_t> from(groups);
-  for (;;) {
-    for (uint32_t g = 0; g < groups; ++g) from[g] = ReadGroup(shared, g, ranks, from[g]);
-    usleep(20'000);
-  }
 }
 
 }  // namespace ultraep::test

@@ -43,7 +43,10 @@ constexpr Point kPoints[] = {
     {"member:set", false, true},      {"heartbeat:before", true, true},
     {"heartbeat:set", true, true},    {"doze:before", false, true},
     {"doze:flag", false, true},       {"arrivals:before", true, false},
-    {"arrivals:raised", true, false},
+    {"arrivals:raised", true, false}, {"gradient:zero", true, false},
+    {"ready:before", true, false},    {"ready:set", true, false},
+    {"gradient:before", true, false}, {"gradient:added", true, false},
+    {"taken:before", true, false},    {"taken:set", true, false},
 };
 
 struct Job {

@@ -35,12 +35,16 @@ enum Call : uint32_t {
   kAwaitWeights,
   kRelease,
   kFree,
-  kRestore
+  kRestore,
+  kPrepare,
+  kReduce,
+  kAwaitGradients
 };
 inline const char* CallName(uint32_t call) {
-  const char* const names[] = {"nothing", "attach",        "join",    "submit", "await",  "stream",
-                               "route",   "await_weights", "release", "free",   "restore"};
-  return call <= kRestore ? names[call] : "rubbish";
+  const char* const names[] = {"nothing", "attach",  "join",          "submit",  "await",
+                               "stream",  "route",   "await_weights", "release", "free",
+                               "restore", "prepare", "reduce",        "await_gradients"};
+  return call <= kAwaitGradients ? names[call] : "rubbish";
 }
 
 struct RankState {
@@ -54,6 +58,7 @@ struct RankState {
 
 struct Counters {
   std::atomic<uint64_t> steps, planned, fallback, declined, failed, restored, slots_checked;
+  std::atomic<uint64_t> gradients_checked;
 };
 
 // A step goes wrong for a reason or not at all. `disturbed` rises before the harness kills or stops

@@ -28,6 +28,8 @@ NOT_SHARED = {
     "PlanShape": "made from GroupConfig",
     "RecordExpectation": "pointers of one process",
     "RecordedPlan": "a private copy of a record",
+    "SlotLayout": "computes offsets",
+    "SlotView": "addresses in one process or GPU",
     "SourceSplit": "computed alike on each side",
     "SplitInstance": "computed alike on each side",
     "VerdictWord": "a verdict word, decoded",

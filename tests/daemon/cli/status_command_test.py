@@ -35,9 +35,16 @@ class StatusTest(unittest.TestCase):
         self.assertEqual(group["members"], ["ready", "ready"])
         self.assertLess(group["imbalance_after"], group["imbalance_before"])
         self.assertGreater(group["memory_bytes"], 0)
+        weights = group["transfers"]["weights"]
+        self.assertGreaterEqual(weights["operations"], weights["transfers"])
+        self.assertGreater(weights["bytes"], 0)
+        self.assertEqual(weights["bytes"] % weights["transfers"], 0, "whole experts")
+        self.assertGreater(weights["mean_arrive_us"], 0)
+        self.assertEqual(group["transfers"]["gradients"]["operations"], 0)
         table = run("ultraepctl", "status", ULTRAEP_SOCKET=self.daemon.socket)
         self.assertEqual(table.returncode, 0, table.stderr)
         self.assertIn("open", table.stdout)
+        self.assertRegex(table.stdout, r"weights +\d")
         replay.process.terminate()
         self.assertEqual(replay.finish(60)[0], 0)
 
