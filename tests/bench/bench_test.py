@@ -57,15 +57,50 @@ class Bench(unittest.TestCase):
         done = run("stream", "--json", "--seeds", "2", "--repeats", "3", "--expert-bytes", "1000001")
         self.assertEqual(done.returncode, 0, done.stderr)
         out = json.loads(done.stdout)
-        for row in out["measured"]:
+        measured = out["measured"]
+        for row in measured["weights"]:
             self.assertGreater(row["gb_s"], 0.01)
             self.assertGreater(row["of_best_copy"], 0.01)
-        self.assertEqual(len(out["measured"]), 3)
+        for row in measured["gradients"]:
+            self.assertGreater(row["gb_s"], 0.01)
+            self.assertGreater(row["of_copy"], 0.01)
+        executors = {row["threads"] for row in measured["weights"]}
+        self.assertIn(1, executors)
+        self.assertEqual(len(measured["weights"]), 3 * len(executors))
+        self.assertEqual([row["main_gradients"] for row in measured["gradients"]],
+                         ["float32", "bfloat16"] * len(executors))
         rows = {row["schedule"]: row for row in out["simulated"]["rows"]}
         # Experts of four chunks: a hop is two thirds of an expert-time, and still worth it.
         self.assertLess(rows["ultraep"]["makespan_us"], rows["ultraep, all direct"]["makespan_us"])
         for row in rows.values():
             self.assertGreaterEqual(row["expert_times"], 0.999 * row["bound"])
+
+    def test_the_plans_of_a_file_are_simulated(self):
+        with tempfile.TemporaryDirectory() as folder:
+            loads, plans = os.path.join(folder, "loads.npy"), os.path.join(folder, "plans.json")
+            self.assertEqual(run("loads", loads, *SMALL).returncode, 0)
+            quick = ("--repeats", "1", "--expert-bytes", "1000001", "--json")
+            planned = subprocess.run([os.path.join(BIN, "ultraepctl"), "plan", loads, "--slots",
+                                      "2", "--json"], capture_output=True, text=True, timeout=60)
+            with open(plans, "w", encoding="utf-8") as file:
+                file.write(planned.stdout)
+            done = run("stream", "--plan", plans, *quick)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            rows = json.loads(done.stdout)["simulated"]["rows"]
+            self.assertEqual([row["schedule"] for row in rows],
+                             ["plans of the file", "plans of the file, all direct"])
+            self.assertGreaterEqual(rows[0]["expert_times"], 0.999 * rows[0]["bound"])
+            self.assertLessEqual(rows[0]["makespan_us"], rows[1]["makespan_us"])
+            out = json.loads(planned.stdout)
+            out["plans"][1]["transfers"][0]["parent"] = 0
+            for text, says in ((json.dumps(out), "plan 1: replica 0: parent is not an earlier"),
+                               ("{}", "ultraepctl plan --json"), ('{"plans": []}', "no plan")):
+                with open(plans, "w", encoding="utf-8") as file:
+                    file.write(text)
+                done = run("stream", "--plan", plans, *quick)
+                self.assertEqual(done.returncode, 1, text)
+                self.assertIn(says, done.stderr)
+            self.assertEqual(run("stream", "--plan", "/nowhere", *quick).returncode, 1)
 
     def test_loads_are_saved(self):
         with tempfile.TemporaryDirectory() as folder:

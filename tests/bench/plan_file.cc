@@ -32,7 +32,8 @@ std::string ReadPlans(const std::string& path, std::vector<FilePlan>* plans) {
   if (!in) return std::strerror(errno);
   const std::string text{std::istreambuf_iterator<char>(in), {}};
   try {
-    for (const Json& plan : Json::parse(text).at("plans")) plans->push_back(Read(plan));
+    const Json out = Json::parse(text);
+    for (const Json& plan : out.at("plans")) plans->push_back(Read(plan));
   } catch (const Json::exception& e) {
     return std::string("not what `ultraepctl plan --json` prints: ") + e.what();
   }

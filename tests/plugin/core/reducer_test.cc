@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <ctime>
 #include <thread>
 
 #include "tests/support/memory_group.h"
@@ -226,6 +227,25 @@ TEST_F(ReducerTest, PreparingGivesUpAtTheStepTimeoutAndShorterWaitsDoNot) {
   EXPECT_EQ(gate(), GateState::kOpen);
   EXPECT_EQ(Prepare(1, 100).status, ULTRAEP_FAILED);
   EXPECT_EQ(gate(), GateState::kFailed);
+}
+
+uint64_t CpuNs() {
+  timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return uint64_t(t.tv_sec) * 1'000'000'000u + uint64_t(t.tv_nsec);
+}
+
+// A sender without its destination, homes without their gradients, and all threads that have nothing.
+TEST_F(ReducerTest, WhoWaitsOrHasNothingToDoTakesNoCpu) {
+  for (auto& g : ranks_) g->settings.spin_ns = 50'000;
+  Stream(kFirst, 0);
+  for (uint32_t r = 0; r < 3; ++r) ASSERT_TRUE(Prepare(r).ok());
+  for (uint32_t r : {0u, 1u}) ASSERT_TRUE(Start(r).ok());
+  StreamOf(2, {{2, 0, 0, -1, 0, 1}}, 1, 1);
+  const uint64_t before = CpuNs();
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  EXPECT_LT(CpuNs() - before, 100 * kMs) << "half a second of waiting";
+  FailGate(group_.boards().gate());
 }
 
 // Two operations under way add to the same main gradients: one after the other, also in two threads.
