@@ -264,12 +264,13 @@ ULTRAEP_API ultraep_status ultraep_prepare_gradients(ultraep_plan* plan, int zer
 ULTRAEP_API ultraep_status ultraep_plan_get_gradient(const ultraep_plan* plan, uint32_t slot,
                                                      uint32_t* expert, float** parts);
 /* Publishes this rank's slot gradients and begins to add those of its own experts' replicas to
- * main_gradients: [experts / ranks][gradient_count] pointers, of `type`, which belong to ultraep from
- * here until ultraep_await_gradients returned. Every rank calls it for every plan it restores for a
- * backward, in the same order, before ultraep_release. Replicas are added in ascending rank order, so
- * the sums are the same bits in every run; `any_order` other than 0 adds whoever is there first. */
+ * main_gradients: [experts / ranks][gradient_count] pointers, of `type` (an ultraep_gradient_type),
+ * which belong to ultraep from here until ultraep_await_gradients returned. Every rank calls it for
+ * every plan it restores for a backward, in the same order, before ultraep_release. Replicas are added
+ * in ascending rank order, so the sums are the same bits in every run; `any_order` other than 0 adds
+ * whoever is there first. */
 ULTRAEP_API ultraep_status ultraep_reduce_gradients(ultraep_plan* plan, void* const* main_gradients,
-                                                    ultraep_gradient_type type, int any_order);
+                                                    uint32_t type, int any_order);
 /* Waits until this rank's main gradients are complete. FAILED names a missing rank; the main
  * gradients are then to be thrown away. OK at once when nothing is being reduced. */
 ULTRAEP_API ultraep_status ultraep_await_gradients(ultraep_plan* plan, int64_t timeout_ns);

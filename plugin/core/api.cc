@@ -246,11 +246,11 @@ ultraep_status ultraep_plan_get_gradient(const ultraep_plan* plan, uint32_t slot
 }
 
 ultraep_status ultraep_reduce_gradients(ultraep_plan* plan, void* const* main_gradients,
-                                        ultraep_gradient_type type, int any_order) {
+                                        uint32_t type, int any_order) {
   return Guard("ultraep_reduce_gradients", [&]() -> Result {
     if (Result wrong = Check(plan); !wrong.ok()) return wrong;
     if (type != ULTRAEP_FLOAT32 && type != ULTRAEP_BFLOAT16)
-      return Invalid("type is " + std::to_string(int(type)) +
+      return Invalid("type is " + std::to_string(type) +
                      ", must be ULTRAEP_FLOAT32 or ULTRAEP_BFLOAT16");
     return plan->ReduceGradients(main_gradients, ultraep::GradientType(type), any_order != 0);
   });

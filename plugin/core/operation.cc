@@ -37,11 +37,12 @@ void Executor::End(Operation* operation) {
   changed_.notify_all();
 }
 
-Result Executor::AwaitEnd(Operation* operation, uint64_t timeout_ns, const std::string& what) {
+bool Executor::AwaitEnd(Operation* operation, uint64_t timeout_ns, Result* result) {
   std::unique_lock lock(mutex_);
   const auto limit = std::chrono::nanoseconds(std::min<uint64_t>(timeout_ns, INT64_MAX / 2));
-  if (!changed_.wait_for(lock, limit, [&] { return operation->over; })) return Timeout(what);
-  return operation->failure.empty() ? Ok() : Tell(Failed(operation->failure));
+  if (!changed_.wait_for(lock, limit, [&] { return operation->over; })) return false;
+  *result = operation->failure.empty() ? Ok() : Tell(Failed(operation->failure));
+  return true;
 }
 
 void Executor::Announce(uint32_t rank) const {

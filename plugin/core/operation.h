@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -59,10 +60,20 @@ class Executor {
   Result Tell(Result result);
   // A thread cannot go on. `text` empty: because the generation has failed.
   void GiveUp(Operation* operation, const std::string& text);
+  // A thread's work; running out of memory is no reason to end the framework's process.
+  template <class Body>
+  void Guard(Operation* operation, const Body& body) {
+    try {
+      body();
+    } catch (const std::exception&) {
+      static const std::string why = "out of memory";
+      GiveUp(operation, why);
+    }
+  }
   // All threads have come back.
   void End(Operation* operation);
-  // Until the operation is over on this rank; TIMEOUT with `what`, or FAILED.
-  Result AwaitEnd(Operation* operation, uint64_t timeout_ns, const std::string& what);
+  // Until the operation is over on this rank: FAILED if it could not go on. False: the time is over.
+  bool AwaitEnd(Operation* operation, uint64_t timeout_ns, Result* result);
   // Something has come into that rank's slots.
   void Announce(uint32_t rank) const;
 

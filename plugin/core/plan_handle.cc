@@ -22,7 +22,8 @@ ultraep_plan::ultraep_plan(ResolvedStep step, const GroupConfig& config, uint32_
 // reports that, so the next step does. A later generation is not its concern.
 ultraep_plan::~ultraep_plan() {
   if (streamed_) {
-    AwaitGradients(step_timeout_ns());
+    if (AwaitGradients(step_timeout_ns()).status == ULTRAEP_TIMEOUT)
+      reducing_.generation->reducer->Abandon(reducing_.reduce.get());
     Release(step_timeout_ns());
   } else if (Moves()) {
     for (const auto& generation : memory_->held())

@@ -98,16 +98,22 @@ Result Reducer::AwaitTaken(const Stream& stream, const Replica& replica, uint64_
       boards().slot_view().gradient_words(rank(), stream.set, replica.slot).taken.value;
   auto taken = [&] { return word.load(std::memory_order_acquire) == use.number; };
   auto gone = [&] { return generation_->IsGone(use.home); };
+  auto elsewhere = [&] {
+    return OperationNumber::Passed(word.load(std::memory_order_acquire), use.number);
+  };
   SlotBoard& own = boards().slots(rank());
   WaitFor(own.arrivals, &own.sleeping, generation_->settings.spin_ns,
           DeadlineAfter(NowNs(), std::min(timeout_ns, step_timeout_ns())),
-          [&] { return taken() || gone() || failed(); });
+          [&] { return taken() || gone() || elsewhere() || failed(); });
   if (taken()) return Ok();  // also by a home that went afterwards
   const std::string what = "slot " + std::to_string(replica.slot) + " of slot set " +
                            std::to_string(stream.set) + " still holds a gradient for rank " +
                            std::to_string(use.home);
   if (failed())
     return Tell(Failed("a rank could not follow, the generation has failed: " + what));
+  if (elsewhere())
+    return Fail(what + ", which is in another operation: all ranks must stream, restore and reduce "
+                       "in one order");
   if (gone()) return Fail(what + ", which is gone");
   return Timeout(what + ", which has not added it yet");
 }
@@ -166,17 +172,26 @@ void Reducer::Add(Reduce* reduce) {
   SerialTeam team;
   Waits waits(*this, *reduce);
   ReduceTally tally;
-  const bool added =
-      !failed() && ReduceGradients(team, waits, boards().slot_view(), reduce->operation,
-                                   &reduce->next, &reduce->done, &tally);
-  if (!added) GiveUp(reduce, waits.failure());
+  Guard(reduce, [&] {
+    const bool added =
+        !failed() && ReduceGradients(team, waits, boards().slot_view(), reduce->operation,
+                                     &reduce->next, &reduce->done, &tally);
+    if (!added) GiveUp(reduce, waits.failure());
+  });
   std::lock_guard lock(mutex_);
   reduce->tally.Add(tally);
 }
 
+void Reducer::Abandon(Reduce* reduce) {
+  generation_->Fail();  // ends its waits; a tile that is being added is soon done
+  Result ignored;
+  AwaitEnd(reduce, UINT64_MAX, &ignored);
+}
+
 Result Reducer::Await(Reduce* reduce, uint64_t timeout_ns) {
-  Result done =
-      AwaitEnd(reduce, timeout_ns, "the gradients of " + reduce->text() + " are not all added");
+  Result done;
+  if (!AwaitEnd(reduce, timeout_ns, &done))
+    return Timeout("the gradients of " + reduce->text() + " are not all added");
   std::lock_guard lock(mutex_);
   if (!done.ok() || std::exchange(reduce->counted, true)) return done;
   TransferTotals more;

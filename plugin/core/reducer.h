@@ -46,6 +46,8 @@ class Reducer : public Executor {
                std::shared_ptr<Reduce>* reduce);
   // Until this rank's main gradients are complete.
   Result Await(Reduce* reduce, uint64_t timeout_ns);
+  // Nobody waits any longer: when it returns, the main gradients are left alone.
+  void Abandon(Reduce* reduce);
   ReduceTally Tally(const Reduce& reduce);
 
  private:

@@ -104,10 +104,12 @@ void Streamer::Send(Stream* stream) {
   SerialTeam team;
   Waits waits(*this, *stream);
   StreamTally tally;
-  const bool sent = !failed() &&  // rule 7: never write there again
-                    SendWeights(team, waits, boards().slot_view(), stream->operation,
-                                &stream->next, stream->done.get(), &tally);
-  if (!sent) GiveUp(stream, waits.failure());
+  Guard(stream, [&] {
+    const bool sent = !failed() &&  // rule 7: never write there again
+                      SendWeights(team, waits, boards().slot_view(), stream->operation,
+                                  &stream->next, stream->done.get(), &tally);
+    if (!sent) GiveUp(stream, waits.failure());
+  });
   std::lock_guard lock(mutex_);
   stream->tally.Add(tally);
 }
@@ -171,7 +173,9 @@ Result Streamer::Release(Stream* stream, uint64_t timeout_ns) {
     std::lock_guard lock(mutex_);
     if (stream->released) return Ok();
   }
-  Result done = AwaitEnd(stream, timeout_ns, "own sends of " + stream->text() + " are not done");
+  Result done;
+  if (!AwaitEnd(stream, timeout_ns, &done))
+    return Timeout("own sends of " + stream->text() + " are not done");
   if (done.ok()) {
     const uint64_t spent = NowNs() - start;
     done = AwaitArrival(stream, timeout_ns - std::min(spent, timeout_ns),

@@ -148,7 +148,7 @@ TEST_F(GradientsTest, CallsOutOfOrderAreRefusedWithWhatIsMissing) {
   ASSERT_EQ(ultraep_prepare_gradients(plan, 1, -1), ULTRAEP_OK);
   refused(ultraep_plan_get_gradient(plan, 1, &expert, parts), "slot is 1, the group has 1");
   refused(ultraep_reduce_gradients(plan, nullptr, ULTRAEP_FLOAT32, 0), "main_gradients[0] is NULL");
-  refused(ultraep_reduce_gradients(plan, mains.at, ultraep_gradient_type(2), 0), "type is 2");
+  refused(ultraep_reduce_gradients(plan, mains.at, 2, 0), "type is 2");
   void* const aligned = std::exchange(mains.at[2], static_cast<char*>(mains.at[2]) + 2);
   refused(ultraep_reduce_gradients(plan, mains.at, ULTRAEP_FLOAT32, 0),
           "main_gradients[2] is NULL or not on 4 bytes");
