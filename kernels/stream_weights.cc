@@ -9,16 +9,13 @@ namespace {
 // and teams shall all have something to do (so not after too many).
 constexpr uint64_t kMaxRun = 16, kRunsPerTeam = 4;
 
-bool IsRelayed(const Replica* replicas, uint32_t count, uint32_t index) {
-  for (uint32_t i = index + 1; i < count; ++i)
-    if (replicas[i].parent == int64_t{index}) return true;
-  return false;
-}
-
 }  // namespace
 
 SendQueue::SendQueue(const PlanShape& shape, const Replica* replicas, uint32_t count,
                      uint32_t self, uint64_t chunks, uint32_t teams) {
+  std::vector<bool> relayed(count);
+  for (uint32_t i = 0; i < count; ++i)
+    if (replicas[i].parent >= 0) relayed[size_t(replicas[i].parent)] = true;
   const uint64_t run = std::clamp<uint64_t>(chunks / (kRunsPerTeam * teams), 1, kMaxRun);
   for (uint32_t i = 0; i < count && chunks; ++i) {
     if (SenderOf(shape, replicas, i) != self) continue;
@@ -29,7 +26,7 @@ SendQueue::SendQueue(const PlanShape& shape, const Replica* replicas, uint32_t c
       sends_.push_back({r.expert, r.parent, uint32_t(transfers_.size()), 0, 0, 0, 0});
     Send& send = sends_.back();
     ++send.count;
-    send.relayed = IsRelayed(replicas, count, i);
+    send.relayed = relayed[i];
     send.run = uint32_t(send.relayed ? 1 : run);
     transfers_.push_back(i);
   }

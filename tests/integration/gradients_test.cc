@@ -22,9 +22,10 @@ class GradientsTest : public AttachTest {
     return c;
   }
   // Two clients in an open group.
-  void Join() {
+  void Join(uint64_t step_timeout_ns = 20 * kSecond) {
     for (uint32_t r = 0; r < 2; ++r) {
       auto config = Training(r);
+      config.step_timeout_ns = step_timeout_ns;
       ASSERT_EQ(ultraep_join(Attach(), &config, 0), ULTRAEP_OK) << ultraep_last_error();
     }
     for (auto* c : clients_) ASSERT_EQ(AwaitPhase(c, ULTRAEP_OPEN), ULTRAEP_OPEN) << text_;
@@ -162,6 +163,24 @@ TEST_F(GradientsTest, CallsOutOfOrderAreRefusedWithWhatIsMissing) {
   ASSERT_EQ(ultraep_reduce_gradients(plans[0], mains.at, ULTRAEP_FLOAT32, 0), ULTRAEP_OK);
   for (auto* p : plans) EXPECT_EQ(ultraep_await_gradients(p, -1), ULTRAEP_OK);
   for (auto* p : plans) ultraep_plan_free(p);
+}
+
+// Rank 1 never reduces. Nobody adds to rank 0's gradients once its plan is freed.
+TEST_F(GradientsTest, AFreeGivesUpAtTheStepTimeoutAndFailsTheGroup) {
+  TestDaemon daemon(socket_);
+  Join(kSecond / 2);
+  const auto plans = Plan(0);
+  for (auto* p : plans) ASSERT_EQ(Stream(p), ULTRAEP_OK);
+  for (auto* p : plans) ASSERT_EQ(ultraep_prepare_gradients(p, 1, -1), ULTRAEP_OK);
+  Mains<float> mains(1);
+  ASSERT_EQ(ultraep_reduce_gradients(plans[0], mains.at, ULTRAEP_FLOAT32, 0), ULTRAEP_OK);
+  EXPECT_EQ(ultraep_await_gradients(plans[0], kSecond / 50), ULTRAEP_TIMEOUT);
+  const auto start = std::chrono::steady_clock::now();
+  ultraep_plan_free(plans[0]);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+  EXPECT_EQ(ultraep_reduce_gradients(plans[1], mains.at, ULTRAEP_FLOAT32, 0), ULTRAEP_FAILED);
+  ultraep_plan_free(plans[1]);
+  EXPECT_EQ(mains.of[0][0], std::vector<float>(kElements[0], 1));
 }
 
 // The same calls do nothing where nothing was planned; a serving group says what it lacks.
