@@ -1,6 +1,6 @@
-// Proves by compiling that stream_weights.h and reduce_gradients.h are device code: a block of threads
-// as a team, and waits that poll. No product code: the CUDA backend brings its own copies (bulk,
-// asynchronous), bounds and buffers, and the same algorithms.
+// Proves by compiling that stream_weights.h and reduce_gradients.h are device code: a block of
+// threads as a team, and waits that poll. No product code: the CUDA backend brings its own copies
+// (bulk, asynchronous), bounds and buffers, and the same algorithms.
 #include "kernels/reduce_gradients.h"
 #include "kernels/stream_weights.h"
 

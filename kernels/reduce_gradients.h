@@ -165,7 +165,8 @@ ULTRAEP_HOST_DEVICE bool ReduceTile(Team& team, Waits& waits, const SlotView& sl
 }  // namespace reduce_internal
 
 // Waits: how the caller waits and wakes; member 0 calls it.
-//   uint64_t Gradients(replicas, pending, all)   until those (all), or one (not all), of the replicas
+//   uint64_t Gradients(replicas, pending, all)   until those (all), or one (not all), of the
+//   replicas
 //       whose bits are set in `pending` have their gradients of this very reduction in their slots;
 //       which are there, 0 when that will never be
 //   void Announce(rank)   something has come into that rank's slots

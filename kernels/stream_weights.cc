@@ -5,14 +5,14 @@
 namespace ultraep {
 namespace {
 
-// A fence waits until the stores have left the CPU (6 % of the time of one chunk, so not after each)
-// and teams shall all have something to do (so not after too many).
+// A fence waits until the stores have left the CPU (6 % of the time of one chunk, so not after
+// each) and teams shall all have something to do (so not after too many).
 constexpr uint64_t kMaxRun = 16, kRunsPerTeam = 4;
 
 }  // namespace
 
-SendQueue::SendQueue(const PlanShape& shape, const Replica* replicas, uint32_t count,
-                     uint32_t self, uint64_t chunks, uint32_t teams) {
+SendQueue::SendQueue(const PlanShape& shape, const Replica* replicas, uint32_t count, uint32_t self,
+                     uint64_t chunks, uint32_t teams) {
   std::vector<bool> relayed(count);
   for (uint32_t i = 0; i < count; ++i)
     if (replicas[i].parent >= 0) relayed[size_t(replicas[i].parent)] = true;
@@ -22,8 +22,7 @@ SendQueue::SendQueue(const PlanShape& shape, const Replica* replicas, uint32_t c
     const Replica& r = replicas[i];
     const bool together = !sends_.empty() && sends_.back().expert == r.expert &&
                           sends_.back().parent == r.parent && !sends_.back().relayed;
-    if (!together)
-      sends_.push_back({r.expert, r.parent, uint32_t(transfers_.size()), 0, 0, 0, 0});
+    if (!together) sends_.push_back({r.expert, r.parent, uint32_t(transfers_.size()), 0, 0, 0, 0});
     Send& send = sends_.back();
     ++send.count;
     send.relayed = relayed[i];

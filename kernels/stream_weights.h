@@ -27,9 +27,9 @@ namespace ultraep {
 
 // An entry of a rank's queue: one source, and every transfer that is fed from it at once.
 struct Send {
-  uint32_t expert = 0;       // logical
-  int32_t parent = -1;       // transfer whose slot on this rank is the source; -1: the main copy
-  uint32_t first = 0;        // destinations: StreamOperation::transfers[first .. first + count)
+  uint32_t expert = 0;  // logical
+  int32_t parent = -1;  // transfer whose slot on this rank is the source; -1: the main copy
+  uint32_t first = 0;   // destinations: StreamOperation::transfers[first .. first + count)
   uint32_t count = 0;
   uint32_t run = 0;          // chunks that a team claims at once
   uint32_t relayed = 0;      // 1: somebody waits for single chunks
@@ -42,10 +42,10 @@ struct StreamOperation {
   uint64_t number = 0;
   uint32_t set = 0;
   uint32_t self = 0;
-  const Replica* replicas = nullptr;    // transfer order
-  const void* const* mains = nullptr;   // [experts_per_rank][shard_count] of this rank
+  const Replica* replicas = nullptr;   // transfer order
+  const void* const* mains = nullptr;  // [experts_per_rank][shard_count] of this rank
   uint32_t experts_per_rank = 0;
-  const Send* sends = nullptr;          // [send_count], this rank's queue
+  const Send* sends = nullptr;  // [send_count], this rank's queue
   uint32_t send_count = 0;
   const uint32_t* transfers = nullptr;  // indices in `replicas`
   uint64_t claims = 0;                  // of the whole queue
@@ -89,8 +89,8 @@ class SendQueue {
 
 namespace stream_internal {
 
-// Chunks after which a relay that sleeps is woken: for each it would sleep and wake anew. One that is
-// awake sees every chunk by its flag.
+// Chunks after which a relay that sleeps is woken: for each it would sleep and wake anew. One that
+// is awake sees every chunk by its flag.
 inline constexpr uint64_t kWakeEvery = 4;
 
 // Chunk `chunk` of an expert: its shard and the bytes of it.

@@ -1,6 +1,6 @@
 // Where everything lies in a group's shared memory: rank boards and plan board. What the verdict
-// board and the slots hold stands in verdict_board.h and slot_board.h. Offsets are computed in these
-// files and nowhere else.
+// board and the slots hold stands in verdict_board.h and slot_board.h. Offsets are computed in
+// these files and nowhere else.
 #pragma once
 
 #include <cstddef>

@@ -18,7 +18,8 @@ namespace ultraep {
 //   +------+-------+-------+---------+-------+--------+--------+-----------+-------------+
 //    108        112           116              120                 184                   248
 //   +----------+-------------+----------------+-------------------+---------------------+-----------+
-//   | training | shard_count | gradient_count | shard_bytes u64 8 | gradient_bytes u64 8| timeout_ns| 256
+//   | training | shard_count | gradient_count | shard_bytes u64 8 | gradient_bytes u64 8|
+//   timeout_ns| 256
 //   +----------+-------------+----------------+-------------------+---------------------+-----------+
 struct GroupConfig {
   char name[64] = {};  // zero padded
@@ -94,7 +95,8 @@ inline std::string CheckConfig(const GroupConfig& c) {
   for (uint32_t i = 0; i < c.gradient_count; ++i)
     if (c.gradient_bytes[i] % 4)
       return bad("gradient_bytes", c.gradient_bytes[i], "a multiple of 4: gradients are float32");
-  if (c.gradient_count && !c.training) return bad("gradient_count", c.gradient_count, "0 when serving");
+  if (c.gradient_count && !c.training)
+    return bad("gradient_count", c.gradient_count, "0 when serving");
   if (c.gradient_count && !c.shard_count)
     return bad("gradient_count", c.gradient_count, "0 when no weights travel (shard_count 0)");
   if (c.step_timeout_ns < 1'000'000)

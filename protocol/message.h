@@ -204,7 +204,7 @@ struct StatusGroup {
   uint64_t memory_bytes = 0;
   uint64_t fallback_tokens_min = 0;  // smallest stated by a member, 0 = none stated
   GroupCounters counters;
-  TransferTotals transfers;  // of all ranks and generations
+  TransferTotals transfers;         // of all ranks and generations
   uint8_t members[kMaxRanks] = {};  // MemberState of each rank
 };
 static_assert(sizeof(StatusGroup) == 1072 && alignof(StatusGroup) == 8, "bump kLayoutVersion");

@@ -15,9 +15,11 @@ namespace ultraep {
 
 // Replica weights and gradients of one rank; written by the group's members.
 //
-//    0               256        384        512           gradient_words_at   weights_at  gradients_at
+//    0               256        384        512           gradient_words_at   weights_at
+//    gradients_at
 //   +---------------+----------+----------+-------------+-------------------+-----------+-----------+
-//   | SegmentHeader | arrivals | sleeping | chunk flags | GradientWords     | weights   | gradients |
+//   | SegmentHeader | arrivals | sleeping | chunk flags | GradientWords     | weights   | gradients
+//   |
 //   +---------------+----------+----------+-------------+-------------------+-----------+-----------+
 //
 // arrivals: raised when something has come that this rank may wait for: chunks, gradients to add,
@@ -110,8 +112,8 @@ struct SlotView {
   }
   ULTRAEP_HOST_DEVICE std::atomic<uint64_t>* chunk_flags(uint32_t rank, uint32_t set,
                                                          uint32_t slot) const {
-    return reinterpret_cast<std::atomic<uint64_t>*>(
-        base[rank] + sizeof(SlotBoard) + layout->flag_stride * layout->place(set, slot));
+    return reinterpret_cast<std::atomic<uint64_t>*>(base[rank] + sizeof(SlotBoard) +
+                                                    layout->flag_stride * layout->place(set, slot));
   }
   ULTRAEP_HOST_DEVICE GradientWords& gradient_words(uint32_t rank, uint32_t set,
                                                     uint32_t slot) const {

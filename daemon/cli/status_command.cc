@@ -97,7 +97,9 @@ double MeanImbalance(const GroupCounters& c, uint64_t peak_sum, uint32_t ranks) 
 }
 
 double GbPerSecond(uint64_t bytes, uint64_t ns) { return ns ? double(bytes) / double(ns) : 0.0; }
-double MeanUs(uint64_t ns, uint64_t count) { return count ? double(ns) / double(count) / 1e3 : 0.0; }
+double MeanUs(uint64_t ns, uint64_t count) {
+  return count ? double(ns) / double(count) / 1e3 : 0.0;
+}
 
 // Threads' times are summed over threads, the means are per rank and operation.
 Json TransfersJson(const TransferTotals& t) {
@@ -180,14 +182,16 @@ void PrintTable(const std::string& path, const Status& s) {
                 double(g.memory_bytes) / (1 << 20));
     const TransferTotals& t = g.transfers;
     if (t.streams)
-      std::printf("  weights   %.2f GB in %lu transfers, %.1f GB/s per thread, slots complete after "
-                  "%.0f us\n",
-                  double(t.sent_bytes) / 1e9, static_cast<unsigned long>(t.transfers),
-                  GbPerSecond(t.sent_bytes, t.copy_ns), MeanUs(t.arrive_ns, t.streams));
+      std::printf(
+          "  weights   %.2f GB in %lu transfers, %.1f GB/s per thread, slots complete after "
+          "%.0f us\n",
+          double(t.sent_bytes) / 1e9, static_cast<unsigned long>(t.transfers),
+          GbPerSecond(t.sent_bytes, t.copy_ns), MeanUs(t.arrive_ns, t.streams));
     if (t.reductions)
-      std::printf("  gradients %.2f GB of %lu replicas, %.1f GB/s per thread, added after %.0f us\n",
-                  double(t.reduced_bytes) / 1e9, static_cast<unsigned long>(t.replicas),
-                  GbPerSecond(t.reduced_bytes, t.add_ns), MeanUs(t.reduce_ns, t.reductions));
+      std::printf(
+          "  gradients %.2f GB of %lu replicas, %.1f GB/s per thread, added after %.0f us\n",
+          double(t.reduced_bytes) / 1e9, static_cast<unsigned long>(t.replicas),
+          GbPerSecond(t.reduced_bytes, t.add_ns), MeanUs(t.reduce_ns, t.reductions));
     for (uint32_t r = 0; r < g.config.ranks && r < kMaxRanks; ++r)
       if (std::string(MemberName(g.members[r])) != "ready")
         std::printf("  rank %u is %s\n", r, MemberName(g.members[r]));
@@ -230,7 +234,8 @@ const Command kStatusCommand = {
     "status", "what the running daemon serves: groups, members, imbalance, fallbacks",
     "usage: ultraepctl status [--socket PATH] [--json]\n\n"
     "Shows the groups of your user (root and the daemon's user see all): members, gate, steps\n"
-    "planned and fallen back, mean imbalance before and after, replicas per step, solve time; what\n"
+    "planned and fallen back, mean imbalance before and after, replicas per step, solve time; "
+    "what\n"
     "weights and gradients moved (means over ranks and operations).\n"
     "The socket is --socket, else $ULTRAEP_SOCKET, else /run/ultraep/ultraepd.sock.\n"
     "Exit status: 0 answered, 1 no daemon or no answer, 2 wrong usage.\n",

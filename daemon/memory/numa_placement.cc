@@ -7,7 +7,8 @@
 
 namespace ultraep {
 
-// The policy of a memfd's range belongs to the file: it outlives this mapping, which touches nothing.
+// The policy of a memfd's range belongs to the file: it outlives this mapping, which touches
+// nothing.
 bool PreferNode(int fd, uint64_t offset, uint64_t bytes, int32_t node) {
   constexpr int32_t kBits = 64;
   if (node < 0 || node >= kBits || bytes == 0) return false;

@@ -27,10 +27,10 @@ uint64_t NewId() {
 GroupGeneration::GroupGeneration(const GroupConfig& config) : layout_(config) {}
 
 std::shared_ptr<GroupGeneration> GroupGeneration::Create(const GroupConfig& config,
-                                               const PlanOptions& options,
-                                               const std::vector<int32_t>& numa_nodes,
-                                               std::shared_ptr<StepStatistics> statistics,
-                                               std::string* wrong) {
+                                                         const PlanOptions& options,
+                                                         const std::vector<int32_t>& numa_nodes,
+                                                         std::shared_ptr<StepStatistics> statistics,
+                                                         std::string* wrong) {
   std::shared_ptr<GroupGeneration> made(new GroupGeneration(config));
   made->id_ = NewId();
   made->doorbell_ = Descriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));

@@ -18,10 +18,11 @@ namespace ultraep {
 class GroupGeneration {
  public:
   // numa_nodes: of each rank, -1: none. Null with `wrong` set when the memory cannot be had.
-  static std::shared_ptr<GroupGeneration> Create(const GroupConfig& config, const PlanOptions& options,
-                                            const std::vector<int32_t>& numa_nodes,
-                                            std::shared_ptr<StepStatistics> statistics,
-                                            std::string* wrong);
+  static std::shared_ptr<GroupGeneration> Create(const GroupConfig& config,
+                                                 const PlanOptions& options,
+                                                 const std::vector<int32_t>& numa_nodes,
+                                                 std::shared_ptr<StepStatistics> statistics,
+                                                 std::string* wrong);
 
   uint64_t id() const { return id_; }
   const GroupLayout& layout() const { return layout_; }

@@ -32,10 +32,10 @@ struct Operation : Job {
   PlanShape shape;
   std::vector<Replica> replicas;
   uint64_t issued_ns = 0;
-  std::atomic<uint64_t> next{0};      // the threads' common claim
-  std::atomic<bool> stopped{false};   // a thread has given up: the others need not go on
+  std::atomic<uint64_t> next{0};     // the threads' common claim
+  std::atomic<bool> stopped{false};  // a thread has given up: the others need not go on
   // Guarded by the executor's mutex:
-  bool over = false;    // on this rank
+  bool over = false;  // on this rank
   uint64_t over_ns = 0;
   std::string failure;  // why it stopped
 };
@@ -72,7 +72,8 @@ class Executor {
   }
   // All threads have come back.
   void End(Operation* operation);
-  // Until the operation is over on this rank: FAILED if it could not go on. False: the time is over.
+  // Until the operation is over on this rank: FAILED if it could not go on. False: the time is
+  // over.
   bool AwaitEnd(Operation* operation, uint64_t timeout_ns, Result* result);
   // Something has come into that rank's slots.
   void Announce(uint32_t rank) const;

@@ -1,5 +1,5 @@
-// The books of rule 6 for one generation: streams, restores and reductions are numbered in the order
-// in which this rank issues them, and who used a slot set, or a slot's gradient, last.
+// The books of rule 6 for one generation: streams, restores and reductions are numbered in the
+// order in which this rank issues them, and who used a slot set, or a slot's gradient, last.
 #pragma once
 
 #include <cstdint>

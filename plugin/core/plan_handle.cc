@@ -122,18 +122,20 @@ Result ultraep_plan::AwaitWeights(uint64_t timeout_ns) {
   return now.generation->streamer->AwaitArrival(now.stream.get(), timeout_ns);
 }
 
-const Replica* ultraep_plan::InSlot(uint32_t slot) const {
-  for (const Replica& r : step_.plan.replicas)
-    if (r.rank == source_ && r.slot == slot) return &r;
-  return nullptr;
-}
-
-Result ultraep_plan::Slot(uint32_t slot, uint32_t* expert, const void** shards) const {
+Result ultraep_plan::InSlot(uint32_t slot, const Replica** replica) const {
   if (slot >= config_.slots)
     return Invalid("slot is " + std::to_string(slot) + ", the group has " +
                    std::to_string(config_.slots) + " per rank");
+  *replica = nullptr;
+  for (const Replica& r : step_.plan.replicas)
+    if (r.rank == source_ && r.slot == slot) *replica = &r;
+  return Ok();
+}
+
+Result ultraep_plan::Slot(uint32_t slot, uint32_t* expert, const void** shards) const {
+  const Replica* replica = nullptr;
+  if (Result wrong = InSlot(slot, &replica); !wrong.ok()) return wrong;
   *expert = UINT32_MAX;
-  const Replica* const replica = InSlot(slot);
   if (!replica) return Ok();
   const Streaming now = streaming();
   if (!now.stream && config_.shard_count)
@@ -146,8 +148,9 @@ Result ultraep_plan::Slot(uint32_t slot, uint32_t* expert, const void** shards) 
 
 Result ultraep_plan::CheckGradients() const {
   if (!config_.gradient_count)
-    return Invalid("the group has no gradients: join with training, gradient_count and "
-                   "gradient_bytes");
+    return Invalid(
+        "the group has no gradients: join with training, gradient_count and "
+        "gradient_bytes");
   return Ok();
 }
 
@@ -162,11 +165,9 @@ Result ultraep_plan::PrepareGradients(bool zero, uint64_t timeout_ns) {
 
 Result ultraep_plan::Gradient(uint32_t slot, uint32_t* expert, float** parts) const {
   if (Result wrong = CheckGradients(); !wrong.ok()) return wrong;
-  if (slot >= config_.slots)
-    return Invalid("slot is " + std::to_string(slot) + ", the group has " +
-                   std::to_string(config_.slots) + " per rank");
+  const Replica* replica = nullptr;
+  if (Result wrong = InSlot(slot, &replica); !wrong.ok()) return wrong;
   *expert = UINT32_MAX;
-  const Replica* const replica = InSlot(slot);
   if (!replica) return Ok();
   const Streaming now = streaming();
   if (!now.stream || !now.stream->prepared)
@@ -187,8 +188,9 @@ Result ultraep_plan::ReduceGradients(void* const* mains, GradientType type, bool
   std::lock_guard lock(mutex_);
   if (reducing_.reduce) return Invalid("the plan's gradients are being reduced already");
   if (!streaming_.stream || !streaming_.stream->prepared)
-    return Invalid("prepare the plan's gradients first, after its weights were streamed and before "
-                   "they are released");
+    return Invalid(
+        "prepare the plan's gradients first, after its weights were streamed and before "
+        "they are released");
   Reducing next{streaming_.generation, nullptr};
   Result result =
       next.generation->reducer->Start(*streaming_.stream, mains, type, any_order, &next.reduce);
@@ -207,8 +209,8 @@ Result ultraep_plan::AwaitGradients(uint64_t timeout_ns) {
   const Reduce& done = *now.reduce;
   const ReduceTally tally = now.generation->reducer->Tally(done);
   std::lock_guard lock(mutex_);
-  reduce_stats_ = {tally.bytes,  done.operation.replica_count, tally.add_ns,
-                   tally.wait_ns, done.prepare_ns,             done.over_ns - done.issued_ns};
+  reduce_stats_ = {tally.bytes,     done.operation.replica_count, tally.add_ns, tally.wait_ns,
+                   done.prepare_ns, done.over_ns - done.issued_ns};
   reducing_ = {};
   return result;
 }
@@ -222,9 +224,14 @@ Result ultraep_plan::Release(uint64_t timeout_ns) {
   const StreamTally tally = now.generation->streamer->Tally(done);
   const auto since_issue = [&](uint64_t then) { return then ? then - done.issued_ns : 0; };
   std::lock_guard lock(mutex_);
-  stream_stats_ = {tally.bytes,        tally.copy_ns,   tally.wait_ns,
-                   tally.relayed_bytes, tally.transfers, tally.loaded_bytes,
-                   since_issue(done.over_ns), since_issue(done.arrived_ns)};
+  stream_stats_ = {tally.bytes,
+                   tally.copy_ns,
+                   tally.wait_ns,
+                   tally.relayed_bytes,
+                   tally.transfers,
+                   tally.loaded_bytes,
+                   since_issue(done.over_ns),
+                   since_issue(done.arrived_ns)};
   streaming_ = {};  // a plan that is kept for backward pins no slots
   return result;
 }

@@ -57,7 +57,7 @@ struct ultraep_plan {
   bool Moves() const;
   ultraep::Result CheckGradients() const;
   // The replica in a slot of this rank, or null.
-  const ultraep::Replica* InSlot(uint32_t slot) const;
+  ultraep::Result InSlot(uint32_t slot, const ultraep::Replica** replica) const;
   Streaming streaming() const;
   Reducing reducing() const;
 

@@ -109,11 +109,11 @@ Result Reducer::AwaitTaken(const Stream& stream, const Replica& replica, uint64_
   const std::string what = "slot " + std::to_string(replica.slot) + " of slot set " +
                            std::to_string(stream.set) + " still holds a gradient for rank " +
                            std::to_string(use.home);
-  if (failed())
-    return Tell(Failed("a rank could not follow, the generation has failed: " + what));
+  if (failed()) return Tell(Failed("a rank could not follow, the generation has failed: " + what));
   if (elsewhere())
-    return Fail(what + ", which is in another operation: all ranks must stream, restore and reduce "
-                       "in one order");
+    return Fail(what +
+                ", which is in another operation: all ranks must stream, restore and reduce "
+                "in one order");
   if (gone()) return Fail(what + ", which is gone");
   return Timeout(what + ", which has not added it yet");
 }

@@ -40,8 +40,8 @@ class Reducer : public Executor {
 
   // Until the gradients of this rank's slots of the stream may be written; zeroes them if asked to.
   Result Prepare(Stream* stream, bool zero, uint64_t timeout_ns);
-  // Publishes the gradients of this rank's slots and begins to add those of its own experts' replicas
-  // elsewhere to `mains` ([own expert][part], of `type`). One reduction after the other.
+  // Publishes the gradients of this rank's slots and begins to add those of its own experts'
+  // replicas elsewhere to `mains` ([own expert][part], of `type`). One reduction after the other.
   Result Start(const Stream& stream, void* const* mains, GradientType type, bool any_order,
                std::shared_ptr<Reduce>* reduce);
   // Until this rank's main gradients are complete.

@@ -161,8 +161,7 @@ Result Streamer::AwaitArrival(Stream* stream, uint64_t timeout_ns, bool give_up)
     return Ok();
   }
   const std::string what = WhatIsMissing(*stream, missing);
-  if (failed())
-    return Tell(Failed("a rank could not follow, the generation has failed: " + what));
+  if (failed()) return Tell(Failed("a rank could not follow, the generation has failed: " + what));
   if (gone || give_up) return Fail(what);
   return Timeout(what);
 }

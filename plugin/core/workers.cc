@@ -20,8 +20,7 @@ Workers::Place Workers::Prepare(std::shared_ptr<Job> job) {
   Place place(1, std::move(job));
   std::lock_guard lock(mutex_);
   threads_.reserve(wanted_);
-  while (threads_.size() < wanted_)
-    threads_.push_back(StartQuietThread(name_, [this] { Run(); }));
+  while (threads_.size() < wanted_) threads_.push_back(StartQuietThread(name_, [this] { Run(); }));
   return place;
 }
 
@@ -36,9 +35,8 @@ void Workers::Add(Place place) noexcept {
 void Workers::Run() {
   std::unique_lock lock(mutex_);
   for (uint64_t next = finished_;; ++next) {
-    changed_.wait(lock, [&] {
-      return (finished_ == next && !jobs_.empty()) || (stopped_ && jobs_.empty());
-    });
+    changed_.wait(
+        lock, [&] { return (finished_ == next && !jobs_.empty()) || (stopped_ && jobs_.empty()); });
     if (jobs_.empty()) return;
     const std::shared_ptr<Job> job = jobs_.front();
     lock.unlock();

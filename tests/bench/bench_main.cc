@@ -32,9 +32,10 @@ ABSL_FLAG(uint32_t, repeats, 51, "times each load is solved for the timing, 1..1
 ABSL_FLAG(uint64_t, expert_bytes, 37748736, "bytes of one expert's weights, 1..1073741824");
 ABSL_FLAG(double, link_gb_s, 710, "GB/s of a rank's link in the modelled network, 0.001..4000");
 ABSL_FLAG(double, flag_us, 2, "microseconds of a ready flag in the modelled network, 0..1000");
-ABSL_FLAG(std::string, plan, "",
-          "stream: simulate the plans of this file, as `ultraepctl plan --json` prints them, instead "
-          "of planning drawn loads");
+ABSL_FLAG(
+    std::string, plan, "",
+    "stream: simulate the plans of this file, as `ultraepctl plan --json` prints them, instead "
+    "of planning drawn loads");
 ABSL_FLAG(bool, json, false, "one line of JSON instead of a table");
 
 namespace ultraep::bench {
@@ -50,8 +51,7 @@ constexpr Benchmark kBenchmarks[] = {
     {"plan", "our planner beside the baselines, on the same loads", RunPlanBench},
     {"route", "how evenly the exact split spreads tokens, beside the published interleave",
      RunRouteBench},
-    {"stream",
-     "relays on a modelled network; weights and gradients on this machine beside memcpy",
+    {"stream", "relays on a modelled network; weights and gradients on this machine beside memcpy",
      RunStreamBench},
 };
 

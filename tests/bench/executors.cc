@@ -177,8 +177,7 @@ Json MeasureStreams(const Pattern& pattern, uint32_t threads, uint64_t expert_by
   const uint64_t copiers = std::min<uint64_t>(senders * threads, AllowedCpus());
   std::vector<double> stream, memory, past, of_best;
   for (uint32_t i = 0; i < repeats; ++i) {
-    memory.push_back(
-        GbPerSecond(once * rounds, [&] { copies.Run(rounds, copiers, PlainCopy); }));
+    memory.push_back(GbPerSecond(once * rounds, [&] { copies.Run(rounds, copiers, PlainCopy); }));
     past.push_back(GbPerSecond(once * rounds, [&] { copies.Run(rounds, copiers, PastCaches); }));
     stream.push_back(GbPerSecond(once * rounds, [&] {
       for (uint64_t k = 0; k < rounds; ++k) group.Stream();
@@ -209,8 +208,8 @@ Json MeasureReductions(GradientType type, uint32_t threads, uint64_t expert_byte
   const uint64_t copiers = std::min<uint64_t>(threads, AllowedCpus());
   std::vector<double> reduce, memory, of_copy;
   for (uint32_t i = 0; i < repeats; ++i) {
-    memory.push_back(GbPerSecond(elements * 8 * copied,
-                                 [&] { copies.Run(copied, copiers, PlainCopy); }));
+    memory.push_back(
+        GbPerSecond(elements * 8 * copied, [&] { copies.Run(copied, copiers, PlainCopy); }));
     reduce.push_back(GbPerSecond(once * rounds, [&] {
       for (uint64_t k = 0; k < rounds; ++k) group.Reduce(main.get(), type);
     }));
@@ -261,8 +260,10 @@ void PrintExecutors(const Json& measured, uint32_t repeats) {
                 r["main_gradients"].get<std::string>().c_str(), r["threads"].get<uint32_t>(),
                 r["elements"].get<double>() * 1e-6, r["gb_s"].get<double>(),
                 r["memcpy_gb_s"].get<double>(), r["of_copy"].get<double>());
-  std::printf("\nmedians of %u; threads: of each rank; copies: the same bytes by as many threads as\n"
-              "send. Gradients: bytes read and written, of the copy too\n", repeats);
+  std::printf(
+      "\nmedians of %u; threads: of each rank; copies: the same bytes by as many threads as\n"
+      "send. Gradients: bytes read and written, of the copy too\n",
+      repeats);
 }
 
 }  // namespace ultraep::bench

@@ -1,5 +1,5 @@
-// How fast this machine moves weights into slots and adds gradients, with the plugin's own executors
-// and threads, beside plain copies of the same bytes in the same run.
+// How fast this machine moves weights into slots and adds gradients, with the plugin's own
+// executors and threads, beside plain copies of the same bytes in the same run.
 #pragma once
 
 #include <cstdint>

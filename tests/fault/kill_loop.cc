@@ -104,9 +104,9 @@ void Summary(const Options& o, SharedState* shared, const Totals& totals, double
   uint64_t sum[8] = {};
   for (GroupState& g : shared->groups) {
     const Counters& c = g.counters;
-    const std::atomic<uint64_t>* const all[] = {
-        &c.steps,  &c.planned,  &c.fallback,      &c.declined,
-        &c.failed, &c.restored, &c.slots_checked, &c.gradients_checked};
+    const std::atomic<uint64_t>* const all[] = {&c.steps,         &c.planned,          &c.fallback,
+                                                &c.declined,      &c.failed,           &c.restored,
+                                                &c.slots_checked, &c.gradients_checked};
     for (int i = 0; i < 8; ++i) sum[i] += *all[i];
   }
   const uint32_t texts = std::min(shared->violations.load(), SharedState::kTexts);
@@ -119,11 +119,12 @@ void Summary(const Options& o, SharedState* shared, const Totals& totals, double
       o.json ? stdout : stderr,
       "{\"seed\":%lu,\"seconds\":%.1f,\"kills\":%lu,\"restarts\":%lu,\"stops\":%lu,\"steps\":%lu,"
       "\"planned\":%lu,\"fallback\":%lu,\"declined\":%lu,\"failed\":%lu,\"restored\":%lu,"
-      "\"slots_checked\":%lu,\"gradients_checked\":%lu,\"pairs_read\":%lu,\"violations\":%u,\"hangs\":%u,%s,%s,"
+      "\"slots_checked\":%lu,\"gradients_checked\":%lu,\"pairs_read\":%lu,\"violations\":%u,"
+      "\"hangs\":%u,%s,%s,"
       "\"points\":{%s}}\n",
       o.seed, seconds, totals.rank_kills, totals.restarts, totals.stops, sum[0], sum[1], sum[2],
-      sum[3], sum[4], sum[5], sum[6], sum[7], shared->pairs_read.load(), shared->violations.load(), hangs,
-      Times("reattach_ms", totals.reattach_ms).c_str(),
+      sum[3], sum[4], sum[5], sum[6], sum[7], shared->pairs_read.load(), shared->violations.load(),
+      hangs, Times("reattach_ms", totals.reattach_ms).c_str(),
       Times("recovery_ms", totals.recovery_ms).c_str(), points.c_str());
 }
 

@@ -1,5 +1,5 @@
-// The training side of a kill loop's rank: what its slots' backward adds, and what its main gradients
-// must be afterwards. Whole numbers, so that float32 sums are exact.
+// The training side of a kill loop's rank: what its slots' backward adds, and what its main
+// gradients must be afterwards. Whole numbers, so that float32 sums are exact.
 #pragma once
 
 #include <cstdint>

@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "plugin/api/ultraep.h"
-#include "tests/fault/loop_gradients.h"
 #include "protocol/plan.h"
 #include "protocol/test_points.h"
 #include "protocol/transport/waiting.h"
+#include "tests/fault/loop_gradients.h"
 
 namespace ultraep::test {
 
@@ -235,8 +235,8 @@ class LoopRank {
     Begin(kRelease);
     followed &= Follows(Repeat([&] { return ultraep_release(plan, -1); }), "release", step);
     Begin(kAwaitGradients);  // also after a failure: they are its own until it returned
-    followed &= Follows(Repeat([&] { return ultraep_await_gradients(plan, -1); }),
-                        "await_gradients", step);
+    followed &=
+        Follows(Repeat([&] { return ultraep_await_gradients(plan, -1); }), "await_gradients", step);
     if (!followed) return false;
     if (const std::string wrong = gradients_.Check(replicas, tag); !wrong.empty())
       Wrong(step, wrong);

@@ -41,8 +41,8 @@ enum Call : uint32_t {
   kAwaitGradients
 };
 inline const char* CallName(uint32_t call) {
-  const char* const names[] = {"nothing", "attach",  "join",          "submit",  "await",
-                               "stream",  "route",   "await_weights", "release", "free",
+  const char* const names[] = {"nothing", "attach",  "join",          "submit",         "await",
+                               "stream",  "route",   "await_weights", "release",        "free",
                                "restore", "prepare", "reduce",        "await_gradients"};
   return call <= kAwaitGradients ? names[call] : "rubbish";
 }

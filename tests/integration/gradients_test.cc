@@ -35,8 +35,7 @@ class GradientsTest : public AttachTest {
     const uint32_t row[4] = {50, 1, 1, 1};
     std::array<ultraep_plan*, 2> plans{};
     for (auto* c : clients_)
-      EXPECT_EQ(ultraep_submit_load(c, sequence, 0, 0, row, 4), ULTRAEP_OK)
-          << ultraep_last_error();
+      EXPECT_EQ(ultraep_submit_load(c, sequence, 0, 0, row, 4), ULTRAEP_OK) << ultraep_last_error();
     for (int r = 0; r < 2; ++r)
       EXPECT_EQ(ultraep_await_verdict(clients_[r], sequence, -1, &plans[r]), ULTRAEP_OK)
           << ultraep_last_error();

@@ -88,7 +88,8 @@ TEST_F(RefusalTest, SizesThatCannotBeAreRefusedBeforeTheDaemonIsAsked) {
          c->training = c->gradient_count = 1, c->gradient_bytes[0] = 4, c->shard_count = 0;
        },
        "gradient_count is 1, must be 0 when no weights travel (shard_count 0)"},
-      {[](auto* c) { c->training = 1, c->gradient_count = 9; }, "gradient_count is 9, must be 0..8"},
+      {[](auto* c) { c->training = 1, c->gradient_count = 9; },
+       "gradient_count is 9, must be 0..8"},
       {[](auto* c) { c->copy_threads = 65; }, "copy_threads is 65, the limit is 64"},
       {[](auto* c) { c->domain_size = 3; }, "domain_size is 3, must be 0 or a divisor"},
       {[](auto* c) { c->struct_size = 7; }, "struct_size is 7"},

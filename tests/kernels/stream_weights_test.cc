@@ -144,8 +144,8 @@ TEST(StreamWeights, EveryExecutorFillsTheSameSlots) {
       const auto ranks = uint32_t(2 + random.Below(5));
       std::vector<uint64_t> shards(1 + random.Below(4));
       for (uint64_t& s : shards) s = 1 + random.Below(random.Below(2) ? 900'000 : 500);
-      const GroupConfig config =
-          Config(ranks, ranks * uint32_t(1 + random.Below(2)), uint32_t(1 + random.Below(3)), shards);
+      const GroupConfig config = Config(ranks, ranks * uint32_t(1 + random.Below(2)),
+                                        uint32_t(1 + random.Below(3)), shards);
       Transfer transfer(config,
                         test::Scheduled(config.shape(), uint32_t(random.Below(1200)),
                                         test::RandomPieces(config.shape(), &random)),

@@ -15,8 +15,7 @@ class HeapSlots {
  public:
   explicit HeapSlots(const GroupConfig& config) : layout_(config) {
     for (uint32_t r = 0; r < config.ranks; ++r) {
-      auto* at =
-          static_cast<unsigned char*>(std::aligned_alloc(kLine, layout_.slot_board_bytes));
+      auto* at = static_cast<unsigned char*>(std::aligned_alloc(kLine, layout_.slot_board_bytes));
       if (!at) throw std::bad_alloc();
       std::memset(at, 0, layout_.slot_board_bytes);
       memory_.emplace_back(at);

@@ -1,5 +1,5 @@
-// A team of threads with real barriers: the parallel logic of kernels/ runs in it without a GPU, and
-// under ThreadSanitizer, which sees its plain copies.
+// A team of threads with real barriers: the parallel logic of kernels/ runs in it without a GPU,
+// and under ThreadSanitizer, which sees its plain copies.
 #pragma once
 
 #include <algorithm>

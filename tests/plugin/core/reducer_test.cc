@@ -210,8 +210,7 @@ TEST_F(ReducerTest, AReductionGivesUpAtTheStepTimeout) {
   ASSERT_TRUE(Start(0).ok());
   Result late = Await(0);
   EXPECT_EQ(late.status, ULTRAEP_FAILED);
-  EXPECT_NE(late.text.find("rank 1 has not published the gradient of expert 0"),
-            std::string::npos)
+  EXPECT_NE(late.text.find("rank 1 has not published the gradient of expert 0"), std::string::npos)
       << late.text;
   EXPECT_EQ(gate(), GateState::kFailed);
 }
@@ -235,7 +234,8 @@ uint64_t CpuNs() {
   return uint64_t(t.tv_sec) * 1'000'000'000u + uint64_t(t.tv_nsec);
 }
 
-// A sender without its destination, homes without their gradients, and all threads that have nothing.
+// A sender without its destination, homes without their gradients, and all threads that have
+// nothing.
 TEST_F(ReducerTest, WhoWaitsOrHasNothingToDoTakesNoCpu) {
   for (auto& g : ranks_) g->settings.spin_ns = 50'000;
   Stream(kFirst, 0);
@@ -248,7 +248,8 @@ TEST_F(ReducerTest, WhoWaitsOrHasNothingToDoTakesNoCpu) {
   FailGate(group_.boards().gate());
 }
 
-// Two operations under way add to the same main gradients: one after the other, also in two threads.
+// Two operations under way add to the same main gradients: one after the other, also in two
+// threads.
 TEST_F(ReducerTest, ReductionsOfARankAddOneAfterTheOther) {
   for (uint64_t round = 0; round < 20; ++round) {
     for (uint32_t set : {0u, 1u}) {

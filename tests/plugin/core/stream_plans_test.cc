@@ -124,8 +124,8 @@ class Rank {
     Join();  // as late as may be: these very main gradients are added to next
     std::vector<void*> mains;
     for (auto& g : gradients_) mains.push_back(g.data());
-    const Result result = generation_->reducer->Start(stream, mains.data(), GradientType::kFloat32,
-                                                      false, &reduce_);
+    const Result result =
+        generation_->reducer->Start(stream, mains.data(), GradientType::kFloat32, false, &reduce_);
     ASSERT_TRUE(result.ok()) << result.text;
     const ReduceList own(stream.shape, stream.replicas.data(), uint32_t(stream.replicas.size()),
                          rank_);
@@ -155,7 +155,7 @@ class Rank {
   const GroupConfig config_;
   const uint32_t rank_;
   std::shared_ptr<Generation> generation_;
-  std::vector<std::vector<unsigned char>> mains_;        // [own expert][shard]
+  std::vector<std::vector<unsigned char>> mains_;         // [own expert][shard]
   std::vector<std::vector<float>> gradients_, expected_;  // [own expert][part]
   std::shared_ptr<ultraep::Reduce> reduce_;
 };
@@ -176,7 +176,9 @@ void RunGroup(const std::vector<uint64_t>& shards, Random* random, int operation
   std::vector<Operation> all;
   for (int i = 0; i < operations; ++i) {
     const bool restore = i > 0 && random->Below(3) == 0;
-    Operation next{{}, restore, config.training && random->Below(2),
+    Operation next{{},
+                   restore,
+                   config.training && random->Below(2),
                    uint32_t(random->Below(config.slot_sets))};
     if (restore) {
       next.plan = all[random->Below(all.size())].plan;

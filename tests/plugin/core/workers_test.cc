@@ -40,7 +40,8 @@ TEST(Workers, AllWorkOnOneJobThenOnTheNextAndNoneIsLostAtTheEnd) {
   Shared shared;
   {
     Workers workers("test", 3);
-    for (int i = 0; i < 50; ++i) workers.Add(workers.Prepare(std::make_shared<TestJob>(&shared, i)));
+    for (int i = 0; i < 50; ++i)
+      workers.Add(workers.Prepare(std::make_shared<TestJob>(&shared, i)));
   }
   EXPECT_EQ(shared.worked, 150);
   ASSERT_EQ(shared.finished.size(), 50u);
