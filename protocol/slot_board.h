@@ -15,12 +15,10 @@ namespace ultraep {
 
 // Replica weights and gradients of one rank; written by the group's members.
 //
-//    0               256        384        512           gradient_words_at   weights_at
-//    gradients_at
-//   +---------------+----------+----------+-------------+-------------------+-----------+-----------+
-//   | SegmentHeader | arrivals | sleeping | chunk flags | GradientWords     | weights   | gradients
-//   |
-//   +---------------+----------+----------+-------------+-------------------+-----------+-----------+
+//    0               256        384        512           gradient_words_at weights_at gradients_at
+//   +---------------+----------+----------+-------------+---------------+---------+-----------+
+//   | SegmentHeader | arrivals | sleeping | chunk flags | GradientWords | weights | gradients |
+//   +---------------+----------+----------+-------------+---------------+---------+-----------+
 //
 // arrivals: raised when something has come that this rank may wait for: chunks, gradients to add,
 // gradients taken. sleeping: how many of its threads wait for it. All the others are
