@@ -31,9 +31,9 @@ class RespawnTest(unittest.TestCase):
         self.addCleanup(replay.close)
         return replay
 
-    def running(self):
+    def running(self, *flags):
         """A replay without end whose steps are planned."""
-        replay = self.start("--forever")
+        replay = self.start("--forever", *flags)
         wait_until(lambda: self.daemon.planned() > 5, 60, "steps are planned")
         return replay
 
@@ -79,6 +79,16 @@ class RespawnTest(unittest.TestCase):
         result = self.finish(replay, KILLS)
         self.assertGreater(result["lost"], 0)
         self.assertGreater(result["generations"], 1)
+
+    def test_ranks_killed_while_they_train(self):
+        replay = self.running("--train")
+        for _ in range(KILLS):
+            self.gone(replay, self.kill(replay))
+            self.planned_again()
+            time.sleep(self.random.random() * 0.1)
+        result = self.finish(replay, KILLS)
+        self.assertEqual(result["gradient_mismatches"], 0)
+        self.assertGreater(result["replicas_reduced"], 0)
 
     def test_ranks_killed_while_the_others_still_meet_are_replaced_too(self):
         replay = self.running()

@@ -59,6 +59,17 @@ class ReplayTest(unittest.TestCase):
         self.assertLessEqual(result["imbalance_after"], 1.01)
         self.assertGreater(result["stream_gb_per_s"], 0)
 
+    def test_a_backward_restores_the_slots_and_reduces_their_gradients(self):
+        result, err = self.replay("--steps", "5", "--train")
+        self.assertEqual((result["mismatches"], result["gradient_mismatches"]), (0, 0), err)
+        self.assertEqual(result["planned"], result["steps"])
+        self.assertGreater(result["replicas_reduced"], result["steps"])
+        self.assertGreater(result["reduce_us"]["p50"], 0)
+        served, _ = self.replay("--steps", "5")
+        for key in ("imbalance_before", "imbalance_after", "tokens_checked"):
+            self.assertEqual(result[key], served[key])
+        self.assertEqual(served["replicas_reduced"], 0)
+
     def test_a_trace_gives_the_imbalance_that_numpy_and_the_offline_planner_give(self):
         random = numpy.random.default_rng(5)
         load = random.integers(0, 40, size=(3, 2, 4, 16)).astype(numpy.uint32)
@@ -110,7 +121,8 @@ class ReplayTest(unittest.TestCase):
         for flags in (["--trace", bad], ["--trace", negative], ["--trace", floats],
                       ["--trace", truncated], ["--trace", "/nowhere.npy"], ["--trace", "/tmp"],
                       ["--trace", "/dev/zero"], ["--experts", "7"],
-                      ["--ranks", "0"], ["--slots", "33"], ["--nonsense", "1"]):
+                      ["--ranks", "0"], ["--slots", "33"], ["--nonsense", "1"],
+                      ["--train", "--tokens", "1048576", "--hidden", "1", "--ffn", "1"]):
             replay = Replay(self.daemon, *flags)
             self.addCleanup(replay.close)
             code, _, err = replay.finish(60)

@@ -6,6 +6,7 @@
 #include <memory>
 #include <utility>
 
+#include "plugin/examples/replay/backward.h"
 #include "plugin/examples/replay/loads.h"
 #include "plugin/examples/replay/options.h"
 #include "plugin/examples/replay/rank_process.h"
@@ -59,6 +60,14 @@ std::string CheckMemory(const SharedSizes& sizes) {
          " MiB: use fewer tokens, ranks or experts, or smaller --hidden and --ffn";
 }
 
+std::string CheckTraining(const Options& options, uint64_t max_ids) {
+  const uint64_t most = max_ids * options.shape.ranks;
+  if (!options.train || most <= kMostTrainTokens) return "";
+  return "a step may send " + std::to_string(most) +
+         " tokens to one expert, --train compares sums of at most " +
+         std::to_string(kMostTrainTokens) + ": use fewer tokens or ranks";
+}
+
 GroupIdentity NewGroup() {
   GroupIdentity group;
   group.name = "replay-" + std::to_string(getpid());
@@ -82,6 +91,8 @@ int main(int argc, char** argv) {
   if (std::string wrong = MakeLoads(&options, &loads); !wrong.empty()) return Say(kWrongUse, wrong);
   const SharedSizes sizes = {options.shape, options.layers, options.expert, loads->max_ids()};
   if (std::string wrong = CheckMemory(sizes); !wrong.empty()) return Say(kWrongUse, wrong);
+  if (std::string wrong = CheckTraining(options, loads->max_ids()); !wrong.empty())
+    return Say(kWrongUse, wrong);
   SharedState shared(sizes);
   if (std::string wrong = shared.Map(); !wrong.empty()) return Say(kCannotRun, wrong);
 

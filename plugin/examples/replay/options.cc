@@ -45,6 +45,9 @@ ABSL_FLAG(bool, forever, false, "repeat until SIGINT or SIGTERM, then end with t
 ABSL_FLAG(bool, respawn, false,
           "start a killed rank again and go on: the step it died in is lost, as is one in which a "
           "rank could not follow a plan; costs one more barrier per step");
+ABSL_FLAG(bool, train, false,
+          "a backward after every step: slots are restored, replicas' gradients reduced and compared; "
+          "gradients double the memory of weights and slots");
 
 namespace ultraep::replay {
 namespace {
@@ -154,6 +157,7 @@ Options ParseOptions(int argc, char** argv) {
   o.json = absl::GetFlag(FLAGS_json);
   o.forever = absl::GetFlag(FLAGS_forever);
   o.respawn = absl::GetFlag(FLAGS_respawn);
+  o.train = absl::GetFlag(FLAGS_train);
   if (std::string wrong = CheckOptions(o); o.trace.empty() && !wrong.empty()) Refuse(wrong);
   if (!o.trace.empty() && GivenFlags().count("profile"))
     Refuse("--trace and --profile exclude each other: leave one out");

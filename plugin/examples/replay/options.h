@@ -19,7 +19,7 @@ struct Options {
   uint32_t layers, steps, tokens, top_k, window;
   uint64_t seed;
   uint32_t join_timeout_s, step_timeout_s;
-  bool json, forever, respawn;
+  bool json, forever, respawn, train;
 
   // (step, layer) pairs, UINT64_MAX: until told to stop.
   uint64_t end_sequence() const { return forever ? UINT64_MAX : uint64_t{steps} * layers; }

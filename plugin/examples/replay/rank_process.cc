@@ -8,6 +8,7 @@
 
 #include "kernels/count_load.h"
 #include "plugin/api/ultraep.h"
+#include "plugin/examples/replay/backward.h"
 #include "plugin/examples/replay/copy_sampler.h"
 #include "plugin/examples/replay/model_step.h"
 #include "protocol/transport/waiting.h"
@@ -38,7 +39,9 @@ class RankProcess {
         earlier_generations_(record_->generations.get()),
         model_(shared, rank, options.top_k, options.seed),
         row_(options.shape.experts),
-        slots_(options.shape.slots) {}
+        slots_(options.shape.slots) {
+    if (options.train) backward_.emplace(shared, rank);
+  }
 
   int Run() {
     if (!record_->filled.get()) FillOwnWeights();
@@ -161,15 +164,30 @@ class RankProcess {
     if (!Check(ultraep_release(plan_.get(), -1))) return false;
     ultraep_stream_stats stats = {};
     if (!Check(ultraep_plan_get_stream_stats(plan_.get(), &stats))) return false;
+    if (options_.train && !Train(layer)) return false;
     plan_.reset();
     if (stats.bytes != 0) NoteStream(stats, layer);
     record_->finished.Set(sequence_ + 1);
     return true;
   }
 
-  // Nobody leaves while another rank still has a step open. And where ranks may die, nobody begins
-  // a step before all have finished the last one: a death costs one step, not two.
-  bool EndTogether() { return (!options_.respawn && !IsOver(sequence_ + 1)) || PassBarrier(0); }
+  // grads
+  bool Train(uint32_t layer) {
+    if (!Check(backward_->Run(plan_.get(), layer, main_weights_.data(), replicas_))) return false;
+    record_->gradient_mismatches.Add(backward_->mismatches());
+    const ultraep_reduce_stats& stats = backward_->stats();
+    record_->replicas_reduced.Add(stats.replicas);
+    if (stats.replicas) record_->reduce_ns.Add(stats.reduce_ns);
+    return true;
+  }
+
+  // Nobody leaves while another rank still has a step open, nor fills its send buffer again while
+  // others compute a backward from it. And where ranks may die, nobody begins a step before all have
+  // finished the last one: a death costs one step, not two.
+  bool EndTogether() {
+    const bool apart = !options_.respawn && !options_.train && !IsOver(sequence_ + 1);
+    return apart || PassBarrier(0);
+  }
 
   void NoteStream(const ultraep_stream_stats& stats, uint32_t layer) {
     record_->bytes_streamed.Add(stats.bytes);
@@ -229,6 +247,7 @@ class RankProcess {
   const uint64_t earlier_generations_;  // of its predecessors: a new process is in none of theirs
   ModelStep model_;
   std::optional<CopySampler> sampler_;
+  std::optional<Backward> backward_;  // with --train
   uint32_t epoch_ = 0;
   uint64_t sequence_ = 0;
   ultraep_client* client_ = nullptr;
@@ -276,6 +295,10 @@ bool RankProcess::Join() {
   config.shard_count = 2;
   config.shard_bytes[0] = options_.expert.up_floats() * sizeof(float);
   config.shard_bytes[1] = options_.expert.down_floats() * sizeof(float);
+  config.training = options_.train;
+  config.gradient_count = options_.train ? 2 : 0;
+  for (uint32_t i = 0; i < config.gradient_count; ++i)
+    config.gradient_bytes[i] = config.shard_bytes[i];  // both are float32
   config.step_timeout_ns = options_.step_timeout_s * kSecond;
   config.next_sequence = sequence_;
   if (!Check(ultraep_join(client_, &config, 0))) return false;

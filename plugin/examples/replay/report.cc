@@ -54,9 +54,12 @@ Report MakeReport(SharedState* shared) {
     const RankRecord* rank = shared->rank(r);
     report.generations = std::max(report.generations, rank->generations.get());
     report.mismatches += rank->mismatches.get() + rank->quota_misses.get();
+    report.gradient_mismatches += rank->gradient_mismatches.get();
+    report.replicas_reduced += rank->replicas_reduced.get();
     report.bytes_streamed += rank->bytes_streamed.get();
     report.joined |= rank->joined.get() != 0;
   }
+  report.mismatches += report.gradient_mismatches;
   const auto imbalance = [](const Histogram& excess, auto* to) {
     to->mean = 1 + excess.mean() * kExcessUnit;
     to->p99 = 1 + excess.Percentile(0.99) * kExcessUnit;
@@ -67,6 +70,8 @@ Report MakeReport(SharedState* shared) {
   report.solve_us = {run->solve_ns.Percentile(0.5) / 1e3, run->solve_ns.Percentile(0.99) / 1e3};
   const auto verdict = Sum(shared, &RankRecord::verdict_ns);
   report.verdict_us = {verdict->Percentile(0.5) / 1e3, verdict->Percentile(0.99) / 1e3};
+  const auto reduce = Sum(shared, &RankRecord::reduce_ns);
+  report.reduce_us = {reduce->Percentile(0.5) / 1e3, reduce->Percentile(0.99) / 1e3};
   report.stream_gb_per_s = Sum(shared, &RankRecord::stream_kb_per_s)->Percentile(0.5) / 1e6;
   report.memcpy_gb_per_s = Sum(shared, &RankRecord::memcpy_kb_per_s)->Percentile(0.5) / 1e6;
   return report;
@@ -93,11 +98,16 @@ std::string TableOf(const Report& r, const Options& o) {
   Append(&text, "%-28s%12.1f%12.1f\n", "solve", r.solve_us.p50, r.solve_us.p99);
   Append(&text, "%-28s%12.1f%12.1f  (a rank's verdict - the last rank's submit)\n",
          "submit to verdict", r.verdict_us.p50, r.verdict_us.p99);
+  if (o.train)
+    Append(&text, "%-28s%12.1f%12.1f  (of a home's replicas, from issue on)\n", "reduction",
+           r.reduce_us.p50, r.reduce_us.p99);
   Append(&text, "\n%-28s%12llu\n", "bytes streamed", Unsigned(r.bytes_streamed));
   Append(&text, "%-28s%12.2f  (median of a rank's operations)\n", "stream GB/s", r.stream_gb_per_s);
   Append(&text, "%-28s%12.2f  (median, the same experts)\n", "memcpy GB/s", r.memcpy_gb_per_s);
-  Append(&text, "\n%-28s%12llu\n%-28s%12llu\n", "tokens checked bit for bit",
-         Unsigned(r.tokens_checked), "mismatches", Unsigned(r.mismatches));
+  Append(&text, "\n%-28s%12llu\n", "tokens checked bit for bit", Unsigned(r.tokens_checked));
+  if (o.train)
+    Append(&text, "%-28s%12llu\n", "replica gradients reduced", Unsigned(r.replicas_reduced));
+  Append(&text, "%-28s%12llu\n", "mismatches", Unsigned(r.mismatches));
   return text;
 }
 
@@ -115,9 +125,12 @@ std::string JsonOf(const Report& r) {
   json["imbalance_after"] = Rounded(r.after.mean);
   json["imbalance_after_max"] = Rounded(r.after.max);
   json["tokens_checked"] = r.tokens_checked;
+  json["replicas_reduced"] = r.replicas_reduced;
+  json["gradient_mismatches"] = r.gradient_mismatches;
   json["mismatches"] = r.mismatches;
   json["solve_us"] = {{"p50", Rounded(r.solve_us.p50)}, {"p99", Rounded(r.solve_us.p99)}};
   json["verdict_us"] = {{"p50", Rounded(r.verdict_us.p50)}, {"p99", Rounded(r.verdict_us.p99)}};
+  json["reduce_us"] = {{"p50", Rounded(r.reduce_us.p50)}, {"p99", Rounded(r.reduce_us.p99)}};
   json["stream_gb_per_s"] = Rounded(r.stream_gb_per_s);
   json["memcpy_gb_per_s"] = Rounded(r.memcpy_gb_per_s);
   return json.dump();
@@ -156,6 +169,9 @@ std::string TroubleOf(SharedState* shared, const RunOutcome& outcome, const Opti
     if (rank->mismatches.get() || rank->quota_misses.get())
       Append(&text, "rank %u: %llu tokens differ, %llu steps missed a quota\n", r,
              Unsigned(rank->mismatches.get()), Unsigned(rank->quota_misses.get()));
+    if (rank->gradient_mismatches.get())
+      Append(&text, "rank %u: %llu restored slots or main gradients are wrong\n", r,
+             Unsigned(rank->gradient_mismatches.get()));
   }
   return text;
 }

@@ -17,13 +17,14 @@ struct Report {
   uint64_t tokens_checked;
   uint64_t mismatches;  // tokens that differ + steps in which ranks or quotas disagreed
   uint64_t bytes_streamed;
+  uint64_t replicas_reduced, gradient_mismatches;  // the latter: restored slots, main gradients
   bool joined;  // at least one rank was in a complete group
   struct {
     double mean, p99, max;
   } before, after;
   struct {
     double p50, p99;
-  } solve_us, verdict_us;
+  } solve_us, verdict_us, reduce_us;
   double stream_gb_per_s, memcpy_gb_per_s;  // medians, 0 without streams
 };
 

@@ -93,9 +93,12 @@ struct alignas(kLine) RankRecord {
   Counter quota_misses;  // steps in which one of its slots got other than the plan's tokens
   Counter joined;        // generation, 0 = went on without
   Counter generations;   // how many it was part of, as far as it could say before it was killed
+  Counter gradient_mismatches;  // restored slots and main gradients that are wrong
+  Counter replicas_reduced;
   Counter bytes_streamed;
   Histogram verdict_ns;  // of steps with a plan: own verdict - the last rank's submit
   Histogram stream_kb_per_s, memcpy_kb_per_s;
+  Histogram reduce_ns;  // of reductions of own experts: from issue to complete main gradients
   char text[1024];  // why it stopped early, or why it has no daemon
 };
 
