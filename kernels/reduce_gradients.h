@@ -34,7 +34,7 @@ struct ReduceOperation {
   uint64_t number = 0;
   uint32_t set = 0;
   GradientType type = GradientType::kFloat32;
-  // Whoever is ready is added first: sums differ in their last bits from run to run.
+  // Whoever is ready is added first: sums differ in their last bits from run to run. float32 only.
   bool any_order = false;
   const Reduction* reductions = nullptr;
   uint32_t reduction_count = 0;
@@ -79,58 +79,62 @@ inline ULTRAEP_HOST_DEVICE float Load(const Bfloat16* at) { return ToFloat(*at);
 inline ULTRAEP_HOST_DEVICE void Store(float* at, float value) { *at = value; }
 inline ULTRAEP_HOST_DEVICE void Store(Bfloat16* at, float value) { *at = ToBfloat16(value); }
 
-// Where tiles of several gradients begin; as many as a mask has bits.
-struct Sources {
-  static constexpr uint32_t kMost = 64;
-  const float* at[kMost];
+// Some replicas of one expert, in ascending rank order.
+struct Chosen {
+  static constexpr uint64_t kAll = ~uint64_t{0};
+  const Replica* replicas = nullptr;
   uint32_t count = 0;
+  uint64_t mask = kAll;  // of the first 64; kAll: of all, however many
+
+  ULTRAEP_HOST_DEVICE bool has(uint32_t i) const { return mask == kAll || mask >> i & 1; }
 };
 
-// main[at .. at + kSize) += every source's. A constant size, so that compilers unroll it.
+// Elements [at, at + kSize) of one part: main += every chosen replica's. A constant size, so that
+// compilers unroll it.
 template <uint64_t kSize, class Main>
-ULTRAEP_HOST_DEVICE void AddBlock(const Sources& sources, uint64_t at, Main* main) {
+ULTRAEP_HOST_DEVICE void AddBlock(const SlotView& slots, uint32_t set, const Chosen& chosen,
+                                  uint32_t part, uint64_t at, Main* main) {
   float sum[kSize];
   for (uint64_t i = 0; i < kSize; ++i) sum[i] = Load(main + at + i);
-  for (uint32_t s = 0; s < sources.count; ++s) {
-    const float* gradient = sources.at[s] + at;
+  for (uint32_t c = 0; c < chosen.count; ++c) {
+    if (!chosen.has(c)) continue;
+    const Replica& r = chosen.replicas[c];
+    const float* gradient = slots.gradient(r.rank, set, r.slot, part) + at;
     for (uint64_t i = 0; i < kSize; ++i) sum[i] += gradient[i];
   }
   for (uint64_t i = 0; i < kSize; ++i) Store(main + at + i, sum[i]);
 }
 
-template <class Main, class Team>
-ULTRAEP_HOST_DEVICE void AddAll(Team& team, const Sources& sources, Main* main, uint64_t count) {
+template <class Team, class Main>
+ULTRAEP_HOST_DEVICE void AddRange(Team& team, const SlotView& slots, uint32_t set,
+                                  const Chosen& chosen, uint32_t part, uint64_t from, uint64_t to,
+                                  Main* main) {
   constexpr uint64_t kBlock = Team::kBlock;
-  const uint64_t whole = count / kBlock * kBlock;
-  for (uint64_t at = team.rank() * kBlock; at < whole; at += team.size() * kBlock)
-    AddBlock<kBlock>(sources, at, main);
-  for (uint64_t at = whole + team.rank(); at < count; at += team.size())
-    AddBlock<1>(sources, at, main);
+  const uint64_t whole = from + (to - from) / kBlock * kBlock;
+  for (uint64_t at = from + team.rank() * kBlock; at < whole; at += team.size() * kBlock)
+    AddBlock<kBlock>(slots, set, chosen, part, at, main);
+  for (uint64_t at = whole + team.rank(); at < to; at += team.size())
+    AddBlock<1>(slots, set, chosen, part, at, main);
 }
 
 // Elements [begin, end) of one expert's gradient, through the parts they lie in.
 template <class Team>
 ULTRAEP_HOST_DEVICE void AddTile(Team& team, const SlotView& slots, const ReduceOperation& op,
-                                 uint32_t expert, const Replica* replicas, uint64_t chosen,
-                                 uint64_t begin, uint64_t end) {
+                                 uint32_t expert, const Chosen& chosen, uint64_t begin,
+                                 uint64_t end) {
   const SlotLayout& layout = *slots.layout;
   uint64_t part_at = 0;
   for (uint32_t part = 0; part < layout.gradient_count; ++part) {
     const uint64_t part_end = part_at + layout.gradient_elements[part];
     const uint64_t from = begin > part_at ? begin : part_at;
     const uint64_t to = end < part_end ? end : part_end;
-    if (from < to) {
-      Sources sources;
-      for (uint32_t i = 0; i < Sources::kMost; ++i)
-        if (chosen >> i & 1)
-          sources.at[sources.count++] =
-              slots.gradient(replicas[i].rank, op.set, replicas[i].slot, part) + (from - part_at);
-      void* main = op.mains[uint64_t{expert} * layout.gradient_count + part];
-      if (op.type == GradientType::kFloat32)
-        AddAll(team, sources, static_cast<float*>(main) + (from - part_at), to - from);
-      else
-        AddAll(team, sources, static_cast<Bfloat16*>(main) + (from - part_at), to - from);
-    }
+    void* main = op.mains[uint64_t{expert} * layout.gradient_count + part];
+    if (from < to && op.type == GradientType::kFloat32)
+      AddRange(team, slots, op.set, chosen, part, from - part_at, to - part_at,
+               static_cast<float*>(main));
+    else if (from < to)
+      AddRange(team, slots, op.set, chosen, part, from - part_at, to - part_at,
+               static_cast<Bfloat16*>(main));
     part_at = part_end;
   }
 }
@@ -140,24 +144,31 @@ template <class Team, class Waits>
 ULTRAEP_HOST_DEVICE bool ReduceTile(Team& team, Waits& waits, const SlotView& slots,
                                     const ReduceOperation& op, const Reduction& r, uint64_t begin,
                                     uint64_t end, ReduceTally* tally) {
-  for (uint32_t at = 0; at < r.count; at += Sources::kMost) {
-    const Replica* replicas = op.replicas + r.first + at;
-    const uint32_t count = r.count - at < Sources::kMost ? r.count - at : Sources::kMost;
-    uint64_t pending = count == Sources::kMost ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
+  const Replica* const all = op.replicas + r.first;
+  const auto add = [&](const Chosen& chosen) {
+    const uint64_t start = team.Now();
+    ULTRAEP_POINT("gradient:before");
+    AddTile(team, slots, op, r.expert, chosen, begin, end);
+    ULTRAEP_POINT("gradient:added");
+    tally->add_ns += team.Now() - start;
+  };
+  // Added one by one, small gradients would vanish in the rounding of a bfloat16.
+  const bool together = !op.any_order || op.type == GradientType::kBfloat16;
+  constexpr uint32_t kBatch = 64;  // as many as a mask has bits
+  for (uint32_t at = 0; at < r.count; at += kBatch) {
+    const uint32_t count = r.count - at < kBatch ? r.count - at : kBatch;
+    uint64_t pending = count == kBatch ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
     while (pending) {
       const uint64_t start = team.Now();
       const uint64_t ready =
-          team.Elect([&] { return waits.Gradients(replicas, pending, !op.any_order); });
-      const uint64_t now = team.Now();
-      tally->wait_ns += now - start;
+          team.Elect([&] { return waits.Gradients(all + at, pending, together); });
+      tally->wait_ns += team.Now() - start;
       if (!ready) return false;
-      ULTRAEP_POINT("gradient:before");
-      AddTile(team, slots, op, r.expert, replicas, ready, begin, end);
-      ULTRAEP_POINT("gradient:added");
-      tally->add_ns += team.Now() - now;
+      if (!together) add({all + at, count, ready});
       pending &= ~ready;
     }
   }
+  if (together) add({all, r.count, Chosen::kAll});
   tally->bytes += r.count * (end - begin) * sizeof(float);
   return true;
 }

@@ -20,8 +20,9 @@ SendQueue::SendQueue(const PlanShape& shape, const Replica* replicas, uint32_t c
   for (uint32_t i = 0; i < count && chunks; ++i) {
     if (SenderOf(shape, replicas, i) != self) continue;
     const Replica& r = replicas[i];
-    const bool together = !sends_.empty() && sends_.back().expert == r.expert &&
-                          sends_.back().parent == r.parent && !sends_.back().relayed;
+    // A rank has one copy of an expert: the same expert is the same source.
+    const bool together =
+        !sends_.empty() && sends_.back().expert == r.expert && !sends_.back().relayed;
     if (!together) sends_.push_back({r.expert, r.parent, uint32_t(transfers_.size()), 0, 0, 0, 0});
     Send& send = sends_.back();
     ++send.count;

@@ -101,27 +101,28 @@ double MeanUs(uint64_t ns, uint64_t count) {
   return count ? double(ns) / double(count) / 1e3 : 0.0;
 }
 
-// Threads' times are summed over threads, the means are per rank and operation.
+// Seconds are summed over threads; means are per rank and operation that it had a part in.
 Json TransfersJson(const TransferTotals& t) {
   return {{"weights",
-           {{"operations", t.streams},
+           {{"sends", t.sends},
+            {"arrivals", t.arrivals},
             {"transfers", t.transfers},
             {"bytes", t.sent_bytes},
             {"relayed_bytes", t.relayed_bytes},
             {"gb_s_per_thread", GbPerSecond(t.sent_bytes, t.copy_ns)},
             {"copy_seconds", double(t.copy_ns) / 1e9},
             {"wait_seconds", double(t.send_wait_ns) / 1e9},
-            {"mean_send_us", MeanUs(t.send_ns, t.streams)},
-            {"mean_arrive_us", MeanUs(t.arrive_ns, t.streams)}}},
+            {"mean_send_us", MeanUs(t.send_ns, t.sends)},
+            {"mean_arrive_us", MeanUs(t.arrive_ns, t.arrivals)}}},
           {"gradients",
-           {{"operations", t.reductions},
+           {{"reductions", t.reductions},
             {"replicas", t.replicas},
             {"bytes", t.reduced_bytes},
             {"gb_s_per_thread", GbPerSecond(t.reduced_bytes, t.add_ns)},
             {"add_seconds", double(t.add_ns) / 1e9},
             {"wait_seconds", double(t.reduce_wait_ns) / 1e9},
             {"mean_reduce_us", MeanUs(t.reduce_ns, t.reductions)},
-            {"mean_prepare_us", MeanUs(t.prepare_ns, t.reductions)}}}};
+            {"prepare_seconds", double(t.prepare_ns) / 1e9}}}};
 }
 
 Json GroupJson(const StatusGroup& g) {
@@ -181,12 +182,12 @@ void PrintTable(const std::string& path, const Status& s) {
                 MeanImbalance(c, c.peak_sum, g.config.ranks), double(c.solve_p50_ns) / 1e3,
                 double(g.memory_bytes) / (1 << 20));
     const TransferTotals& t = g.transfers;
-    if (t.streams)
+    if (t.sends)
       std::printf(
           "  weights   %.2f GB in %lu transfers, %.1f GB/s per thread, slots complete after "
           "%.0f us\n",
           double(t.sent_bytes) / 1e9, static_cast<unsigned long>(t.transfers),
-          GbPerSecond(t.sent_bytes, t.copy_ns), MeanUs(t.arrive_ns, t.streams));
+          GbPerSecond(t.sent_bytes, t.copy_ns), MeanUs(t.arrive_ns, t.arrivals));
     if (t.reductions)
       std::printf(
           "  gradients %.2f GB of %lu replicas, %.1f GB/s per thread, added after %.0f us\n",

@@ -116,9 +116,9 @@ typedef struct ultraep_group_config {
   uint64_t next_sequence;   /* sequence of the first step this rank will submit; of a process that
                                replaces a lost one: above every step that any rank submitted */
   uint64_t fallback_tokens; /* tokens this rank's memory can take unbalanced; 0 = not stated */
-  uint32_t copy_threads;    /* that send weights, and as many that add gradients, 0..64; 0 = one per
-                               two CPUs of a rank, at most 4. They take over the CPU affinity of the
-                               thread that streams first. */
+  uint32_t copy_threads;    /* that send weights, and as many that add gradients, 0..64; 0 = a CPU of
+                               this process per 2 x ranks, 1..4: say more where each rank has CPUs of
+                               its own. They run where the thread that streams first may run. */
   uint32_t unused;
 } ultraep_group_config;
 
@@ -248,7 +248,8 @@ ULTRAEP_API ultraep_status ultraep_await_weights(ultraep_plan* plan, int64_t tim
  * ([shard_count], 128-byte aligned). Valid after ultraep_await_weights until ultraep_release. */
 ULTRAEP_API ultraep_status ultraep_plan_get_slot(const ultraep_plan* plan, uint32_t slot,
                                                  uint32_t* expert, const void** shards);
-/* Says that this rank's compute on the slots is done; waits for its own sends. */
+/* Says that this rank's compute on the slots is done; waits for its own sends. In training after
+ * ultraep_reduce_gradients. */
 ULTRAEP_API ultraep_status ultraep_release(ultraep_plan* plan, int64_t timeout_ns);
 ULTRAEP_API ultraep_status ultraep_plan_get_stream_stats(const ultraep_plan* plan,
                                                          ultraep_stream_stats* stats);
@@ -268,7 +269,7 @@ ULTRAEP_API ultraep_status ultraep_plan_get_gradient(const ultraep_plan* plan, u
  * which belong to ultraep from here until ultraep_await_gradients returned. Every rank calls it for
  * every plan it restores for a backward, in the same order, before ultraep_release. Replicas are added
  * in ascending rank order, so the sums are the same bits in every run; `any_order` other than 0 adds
- * whoever is there first. */
+ * whoever is there first (to bfloat16 all at once even then). */
 ULTRAEP_API ultraep_status ultraep_reduce_gradients(ultraep_plan* plan, void* const* main_gradients,
                                                     uint32_t type, int any_order);
 /* Waits until this rank's main gradients are complete. FAILED names a missing rank; the main

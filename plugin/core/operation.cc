@@ -23,7 +23,6 @@ Result Executor::Tell(Result result) {
 void Executor::GiveUp(Operation* operation, const std::string& text) {
   {
     std::lock_guard lock(mutex_);  // the first one knows why, the others stop because of it
-    operation->stopped = true;
     if (operation->failure.empty())
       operation->failure = text.empty() ? "the generation has failed" : text;
   }
@@ -37,12 +36,19 @@ void Executor::End(Operation* operation) {
   changed_.notify_all();
 }
 
-bool Executor::AwaitEnd(Operation* operation, uint64_t timeout_ns, Result* result) {
+bool Executor::AwaitOver(Operation* operation, uint64_t timeout_ns) {
   std::unique_lock lock(mutex_);
-  const auto limit = std::chrono::nanoseconds(std::min<uint64_t>(timeout_ns, INT64_MAX / 2));
-  if (!changed_.wait_for(lock, limit, [&] { return operation->over; })) return false;
-  *result = operation->failure.empty() ? Ok() : Tell(Failed(operation->failure));
+  const auto over = [&] { return operation->over; };
+  if (timeout_ns < step_timeout_ns())
+    return changed_.wait_for(
+        lock, std::chrono::nanoseconds(std::min<uint64_t>(timeout_ns, INT64_MAX / 2)), over);
+  changed_.wait(lock, over);
   return true;
+}
+
+Result Executor::OutcomeOf(const Operation& operation) {
+  std::lock_guard lock(mutex_);
+  return operation.failure.empty() ? Ok() : Tell(Failed(operation.failure));
 }
 
 void Executor::Announce(uint32_t rank) const {

@@ -32,8 +32,7 @@ struct Operation : Job {
   PlanShape shape;
   std::vector<Replica> replicas;
   uint64_t issued_ns = 0;
-  std::atomic<uint64_t> next{0};     // the threads' common claim
-  std::atomic<bool> stopped{false};  // a thread has given up: the others need not go on
+  std::atomic<uint64_t> next{0};  // the threads' common claim
   // Guarded by the executor's mutex:
   bool over = false;  // on this rank
   uint64_t over_ns = 0;
@@ -42,6 +41,11 @@ struct Operation : Job {
 
 // Issues operations of one kind and works on them.
 class Executor {
+ public:
+  // Until the operation is over on this rank. False: the time is; never for a time of the step
+  // timeout or more, since the operation's own waits end there. Allocates nothing.
+  bool AwaitOver(Operation* operation, uint64_t timeout_ns);
+
  protected:
   Executor(Generation* generation, const char* thread_name);
 
@@ -72,23 +76,20 @@ class Executor {
   }
   // All threads have come back.
   void End(Operation* operation);
-  // Until the operation is over on this rank: FAILED if it could not go on. False: the time is
-  // over.
-  bool AwaitEnd(Operation* operation, uint64_t timeout_ns, Result* result);
+  // Of one that is over: why it could not go on, if so.
+  Result OutcomeOf(const Operation& operation);
   // Something has come into that rank's slots.
   void Announce(uint32_t rank) const;
 
   // Until done(), or something that ends the operation: hopeless(), the group has failed, the step
-  // timeout, a thread that has given up. What a rank did before it went counts.
+  // timeout since its issue. What a rank did before it went counts.
   template <class Done, class Hopeless>
   bool Wait(const Operation& operation, const Pulse& pulse, Word* sleeping, const Done& done,
             const Hopeless& hopeless) const {
     const RankSettings& settings = generation_->settings;
-    WaitFor(pulse, sleeping, settings.spin_ns, DeadlineAfter(NowNs(), settings.step_timeout_ns),
-            [&] {
-              return done() || hopeless() || failed() ||
-                     operation.stopped.load(std::memory_order_relaxed) ||
-                     stopped_.load(std::memory_order_relaxed);
+    WaitFor(pulse, sleeping, settings.spin_ns,
+            DeadlineAfter(operation.issued_ns, settings.step_timeout_ns), [&] {
+              return done() || hopeless() || failed() || stopped_.load(std::memory_order_relaxed);
             });
     return done();
   }

@@ -1,6 +1,7 @@
 #include "plugin/core/plan_handle.h"
 
 #include <algorithm>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -15,20 +16,35 @@ ultraep_plan::ultraep_plan(ResolvedStep step, const GroupConfig& config, uint32_
       config_(config),
       source_(source),
       memory_(std::move(memory)),
-      router_(step_.plan, source, step_.row.data()) {}
+      router_(step_.plan, source, step_.row.data()),
+      owes_(Moves()) {}
 
-// A plan freed without release would stop its group: nobody could store into this rank's slots. One
-// that was never streamed already has: its replicas elsewhere wait for this rank's experts. No call
-// reports that, so the next step does. A later generation is not its concern.
+// Weights and main gradients are the framework's again once this returns. A plan freed without
+// release would stop its group: nobody could store into this rank's slots.
 ultraep_plan::~ultraep_plan() {
-  if (streamed_) {
-    if (AwaitGradients(step_timeout_ns()).status == ULTRAEP_TIMEOUT)
-      reducing_.generation->reducer->Abandon(reducing_.reduce.get());
-    Release(step_timeout_ns());
-  } else if (Moves()) {
-    for (const auto& generation : memory_->held())
-      if (generation->id == step_.plan.header.generation) generation->Fail();
+  try {
+    FailWhatItOwes();
+  } catch (const std::bad_alloc&) {  // then the peers' step timeout must do
   }
+  if (reducing_.reduce)
+    reducing_.generation->reducer->AwaitOver(reducing_.reduce.get(), UINT64_MAX);
+  if (!streaming_.stream) return;
+  streaming_.generation->streamer->AwaitOver(streaming_.stream.get(), UINT64_MAX);
+  try {
+    Release(step_timeout_ns());
+  } catch (const std::bad_alloc&) {
+    streaming_.generation->Fail();
+  }
+}
+
+// Peers wait for this rank's experts or gradients. No call reports that, so the next step does. A
+// later generation is not its concern.
+void ultraep_plan::FailWhatItOwes() {
+  if (!owes_) return;
+  owes_ = false;
+  if (owes_in_) return owes_in_->Fail();
+  for (const auto& generation : memory_->held())
+    if (generation->id == step_.plan.header.generation) generation->Fail();
 }
 
 bool ultraep_plan::forked() const { return ForkCount() != forks_; }
@@ -104,10 +120,16 @@ Result ultraep_plan::Stream(uint32_t slot_set, const void* const* mains) {
   Streaming next{memory_->current(), nullptr};
   if (!next.generation)
     return Invalid("the rank has left its group: its plans' weights can no longer be streamed");
+  const bool owed = std::exchange(owes_, true);
+  const auto owed_in = std::exchange(owes_in_, streamed_ ? next.generation : nullptr);
   Result result =
       next.generation->streamer->Start(step_.plan, streamed_, slot_set, mains, &next.stream);
-  if (result.status == ULTRAEP_INVALID) return result;
-  streamed_ = true;  // it cannot follow: said, so its end need not say it again
+  const bool invalid = result.status == ULTRAEP_INVALID;
+  owes_ = invalid && owed;
+  owes_in_ = invalid ? owed_in : nullptr;
+  if (invalid) return result;
+  streamed_ = true;
+  lost_ = result.text;
   if (!result.ok()) return result;
   last_number_ = next.stream->number;
   last_set_ = slot_set;
@@ -160,7 +182,21 @@ Result ultraep_plan::PrepareGradients(bool zero, uint64_t timeout_ns) {
   if (!now.stream) return Invalid("stream the plan's weights first: they say which slots are used");
   if (reducing().reduce)
     return Invalid("the plan's gradients are being reduced; await them before a next reduction");
-  return now.generation->reducer->Prepare(now.stream.get(), zero, timeout_ns);
+  if (now.stream->prepared)
+    return Invalid("the plan's gradients are prepared already: what was added would be lost");
+  {
+    std::lock_guard lock(mutex_);
+    owes_ = true;  // homes will wait for the reduction
+    owes_in_ = now.generation;
+  }
+  Result result = now.generation->reducer->Prepare(now.stream.get(), zero, timeout_ns);
+  std::lock_guard lock(mutex_);
+  if (result.status == ULTRAEP_FAILED) {
+    owes_ = false;
+    owes_in_ = nullptr;
+    lost_ = result.text;
+  }
+  return result;
 }
 
 Result ultraep_plan::Gradient(uint32_t slot, uint32_t* expert, float** parts) const {
@@ -194,16 +230,28 @@ Result ultraep_plan::ReduceGradients(void* const* mains, GradientType type, bool
   Reducing next{streaming_.generation, nullptr};
   Result result =
       next.generation->reducer->Start(*streaming_.stream, mains, type, any_order, &next.reduce);
-  if (!result.ok()) return result;
+  owes_ = false;
+  owes_in_ = nullptr;
   streaming_.stream->prepared = false;
+  streaming_.stream->prepare_ns = 0;
+  if (!result.ok()) {
+    lost_ = result.text;
+    return result;
+  }
   last_number_ = next.reduce->number;
   reducing_ = std::move(next);
   return result;
 }
 
+// What the plan lost is said by every call that would otherwise say OK of nothing.
+Result ultraep_plan::LostOrOk() const {
+  std::lock_guard lock(mutex_);
+  return lost_.empty() ? Ok() : Failed(lost_);
+}
+
 Result ultraep_plan::AwaitGradients(uint64_t timeout_ns) {
   const Reducing now = reducing();
-  if (!now.reduce) return Ok();
+  if (!now.reduce) return LostOrOk();
   Result result = now.generation->reducer->Await(now.reduce.get(), timeout_ns);
   if (result.status == ULTRAEP_TIMEOUT) return result;
   const Reduce& done = *now.reduce;
@@ -212,12 +260,15 @@ Result ultraep_plan::AwaitGradients(uint64_t timeout_ns) {
   reduce_stats_ = {tally.bytes,     done.operation.replica_count, tally.add_ns, tally.wait_ns,
                    done.prepare_ns, done.over_ns - done.issued_ns};
   reducing_ = {};
+  if (!result.ok()) lost_ = result.text;
   return result;
 }
 
 Result ultraep_plan::Release(uint64_t timeout_ns) {
   const Streaming now = streaming();
-  if (!now.stream) return Ok();
+  if (!now.stream) return LostOrOk();
+  if (now.stream->prepared && !now.generation->failed())
+    return Invalid("the plan's gradients are prepared: reduce them first, homes wait for them");
   Result result = now.generation->streamer->Release(now.stream.get(), timeout_ns);
   if (result.status == ULTRAEP_TIMEOUT) return result;
   const ultraep::Stream& done = *now.stream;
@@ -233,6 +284,7 @@ Result ultraep_plan::Release(uint64_t timeout_ns) {
                    since_issue(done.over_ns),
                    since_issue(done.arrived_ns)};
   streaming_ = {};  // a plan that is kept for backward pins no slots
+  if (!result.ok()) lost_ = result.text;
   return result;
 }
 

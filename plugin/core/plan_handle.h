@@ -6,6 +6,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "kernels/route_tokens.h"
 #include "plugin/api/ultraep.h"
@@ -54,8 +55,10 @@ struct ultraep_plan {
     std::shared_ptr<ultraep::Reduce> reduce;
   };
 
+  void FailWhatItOwes();
   bool Moves() const;
   ultraep::Result CheckGradients() const;
+  ultraep::Result LostOrOk() const;
   // The replica in a slot of this rank, or null.
   ultraep::Result InSlot(uint32_t slot, const ultraep::Replica** replica) const;
   Streaming streaming() const;
@@ -71,7 +74,12 @@ struct ultraep_plan {
   mutable std::mutex mutex_;  // guards what follows
   Streaming streaming_;       // empty once released
   Reducing reducing_;         // empty once awaited
-  bool streamed_ = false;
+  bool streamed_ = false;     // a further stream is a restore
+  // Peers count on a part of this rank that it has not issued, and no call has said so: the first
+  // stream; a call that ran out of memory; the reduction of gradients that are prepared.
+  bool owes_;
+  std::shared_ptr<ultraep::Generation> owes_in_;  // null: in the plan's own
+  std::string lost_;          // why the last operation failed; empty: it did not
   uint64_t last_number_ = 0;  // of the last operation
   uint32_t last_set_ = 0;
   ultraep_stream_stats stream_stats_{};  // of the last one released

@@ -68,26 +68,37 @@ class Reducer::Waits {
 };
 
 void Reduce::Work() { reducer->Add(this); }
-void Reduce::Finish() { reducer->End(this); }
+void Reduce::Finish() { reducer->Finish(this); }
 
 Result Reducer::Prepare(Stream* stream, bool zero, uint64_t timeout_ns) {
   const uint64_t start = NowNs();
-  const SlotView slots = boards().slot_view();
-  if (failed()) return Tell(Failed("the generation has failed"));
+  Result result = AwaitSlots(*stream, timeout_ns);
   for (const Replica& r : stream->replicas) {
+    if (!result.ok() || r.rank != rank() || !zero) continue;
+    ULTRAEP_POINT("gradient:zero");
+    std::memset(boards().slot_view().gradient(r.rank, stream->set, r.slot, 0), 0,
+                generation_->layout.gradient_stride);
+  }
+  if (result.ok()) stream->prepared = true;
+  const uint64_t spent = NowNs() - start;
+  stream->prepare_ns += spent;
+  TransferTotals more;
+  more.prepare_ns = spent;
+  generation_->book->Count(more);
+  return result;
+}
+
+// Until every slot that the stream uses here has had its last gradient taken.
+Result Reducer::AwaitSlots(const Stream& stream, uint64_t timeout_ns) {
+  const uint64_t start = NowNs();
+  if (failed()) return Tell(Failed("the generation has failed"));
+  for (const Replica& r : stream.replicas) {
     if (r.rank != rank()) continue;
     const uint64_t spent = NowNs() - start;
-    Result taken = AwaitTaken(*stream, r, timeout_ns - std::min(spent, timeout_ns));
+    Result taken = AwaitTaken(stream, r, timeout_ns - std::min(spent, timeout_ns));
     if (taken.status == ULTRAEP_TIMEOUT && timeout_ns >= step_timeout_ns()) return Fail(taken.text);
     if (!taken.ok()) return taken;
   }
-  for (const Replica& r : stream->replicas) {
-    if (r.rank != rank() || !zero) continue;
-    ULTRAEP_POINT("gradient:zero");
-    std::memset(slots.gradient(r.rank, stream->set, r.slot, 0), 0, slots.layout->gradient_stride);
-  }
-  stream->prepared = true;
-  stream->prepare_ns += NowNs() - start;
   return Ok();
 }
 
@@ -182,28 +193,26 @@ void Reducer::Add(Reduce* reduce) {
   reduce->tally.Add(tally);
 }
 
-void Reducer::Abandon(Reduce* reduce) {
-  generation_->Fail();  // ends its waits; a tile that is being added is soon done
-  Result ignored;
-  AwaitEnd(reduce, UINT64_MAX, &ignored);
+// All threads have come back.
+void Reducer::Finish(Reduce* reduce) {
+  TransferTotals more;
+  {
+    std::lock_guard lock(mutex_);
+    more.reductions = 1;
+    more.replicas = reduce->operation.replica_count;
+    more.reduced_bytes = reduce->tally.bytes;
+    more.add_ns = reduce->tally.add_ns;
+    more.reduce_wait_ns = reduce->tally.wait_ns;
+    more.reduce_ns = NowNs() - reduce->issued_ns;
+  }
+  generation_->book->Count(more);
+  End(reduce);
 }
 
 Result Reducer::Await(Reduce* reduce, uint64_t timeout_ns) {
-  Result done;
-  if (!AwaitEnd(reduce, timeout_ns, &done))
+  if (!AwaitOver(reduce, timeout_ns))
     return Timeout("the gradients of " + reduce->text() + " are not all added");
-  std::lock_guard lock(mutex_);
-  if (!done.ok() || std::exchange(reduce->counted, true)) return done;
-  TransferTotals more;
-  more.reductions = 1;
-  more.replicas = reduce->operation.replica_count;
-  more.reduced_bytes = reduce->tally.bytes;
-  more.add_ns = reduce->tally.add_ns;
-  more.reduce_wait_ns = reduce->tally.wait_ns;
-  more.reduce_ns = reduce->over_ns - reduce->issued_ns;
-  more.prepare_ns = reduce->prepare_ns;
-  generation_->book->Count(more);
-  return done;
+  return OutcomeOf(*reduce);
 }
 
 ReduceTally Reducer::Tally(const Reduce& reduce) {

@@ -30,7 +30,6 @@ struct Reduce final : Operation {
   uint64_t prepare_ns = 0;
   // Guarded by the reducer's mutex:
   ReduceTally tally;  // of all threads
-  bool counted = false;
 };
 
 class Reducer : public Executor {
@@ -46,17 +45,17 @@ class Reducer : public Executor {
                std::shared_ptr<Reduce>* reduce);
   // Until this rank's main gradients are complete.
   Result Await(Reduce* reduce, uint64_t timeout_ns);
-  // Nobody waits any longer: when it returns, the main gradients are left alone.
-  void Abandon(Reduce* reduce);
   ReduceTally Tally(const Reduce& reduce);
 
  private:
   friend struct Reduce;
   class Waits;
 
+  Result AwaitSlots(const Stream& stream, uint64_t timeout_ns);
   Result AwaitTaken(const Stream& stream, const Replica& replica, uint64_t timeout_ns);
   void Publish(const Reduce& reduce);
   void Add(Reduce* reduce);
+  void Finish(Reduce* reduce);
 };
 
 }  // namespace ultraep

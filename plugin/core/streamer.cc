@@ -172,9 +172,9 @@ Result Streamer::Release(Stream* stream, uint64_t timeout_ns) {
     std::lock_guard lock(mutex_);
     if (stream->released) return Ok();
   }
-  Result done;
-  if (!AwaitEnd(stream, timeout_ns, &done))
+  if (!AwaitOver(stream, timeout_ns))
     return Timeout("own sends of " + stream->text() + " are not done");
+  Result done = OutcomeOf(*stream);
   if (done.ok()) {
     const uint64_t spent = NowNs() - start;
     done = AwaitArrival(stream, timeout_ns - std::min(spent, timeout_ns),
@@ -192,14 +192,16 @@ Result Streamer::Release(Stream* stream, uint64_t timeout_ns) {
 // Under the mutex.
 void Streamer::Count(const Stream& stream) const {
   TransferTotals more;
-  more.streams = 1;
   more.transfers = stream.tally.transfers;
   more.sent_bytes = stream.tally.bytes;
   more.relayed_bytes = stream.tally.relayed_bytes;
   more.copy_ns = stream.tally.copy_ns;
   more.send_wait_ns = stream.tally.wait_ns;
-  more.send_ns = stream.over_ns - stream.issued_ns;
-  more.arrive_ns = stream.arrived_ns - stream.issued_ns;
+  more.sends = stream.operation.send_count > 0;
+  if (more.sends) more.send_ns = stream.over_ns - stream.issued_ns;
+  for (const Replica& r : stream.replicas)
+    if (r.rank == rank()) more.arrivals = 1;
+  if (more.arrivals) more.arrive_ns = stream.arrived_ns - stream.issued_ns;
   generation_->book->Count(more);
 }
 

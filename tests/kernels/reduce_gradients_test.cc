@@ -41,7 +41,7 @@ class Waits {
       std::this_thread::yield();
     }
   }
-  void Announce(uint32_t rank) { announced_ |= uint64_t{1} << rank; }
+  void Announce(uint32_t rank) { announced_ |= uint64_t{1} << (rank % 64); }
   uint64_t announced() const { return announced_; }
 
  private:
@@ -203,6 +203,45 @@ TEST(ReduceGradients, InAnyOrderEveryReplicaIsAddedOnce) {
       for (size_t i = 0; i < got[part].size(); ++i)
         ASSERT_NEAR(got[part][i], expected[part][i], 1e-2)  // the addends are up to 9,000
             << kind.name() << " part " << part << " element " << i;
+  }
+}
+
+// More replicas of one expert than a mask has bits, each too small for a bfloat16 at 1 to notice.
+TEST(ReduceGradients, ManySmallGradientsAreAddedBeforeTheyAreRounded) {
+  constexpr uint32_t kReplicas = 130;
+  GroupConfig c;
+  c.ranks = c.experts = kReplicas + 1;
+  c.slots = c.slot_sets = c.shard_count = c.gradient_count = 1;
+  c.gradient_bytes[0] = 40;
+  HeapSlots slots(c);
+  std::vector<Replica> plan;
+  for (uint16_t r = 1; r <= kReplicas; ++r) {
+    plan.push_back({0, r, 0, -1, 0, 1});
+    for (int i = 0; i < 10; ++i) slots.view().gradient(r, 0, 0, 0)[i] = 1.0f / 16384;
+    slots.view().gradient_words(r, 0, 0).ready.value = kNumber;
+  }
+  const ReduceList list(c.shape(), plan.data(), kReplicas, 0);
+  const auto reduce = [&](GradientType type, bool any_order, void* main) {
+    ReduceOperation op;
+    op.number = kNumber;
+    op.type = type;
+    op.any_order = any_order;
+    op.mains = &main;
+    list.Fill(&op);
+    std::atomic<uint64_t> next{0}, done{0};
+    SerialTeam team;
+    Waits waits(slots, 0);
+    ReduceTally tally;
+    EXPECT_TRUE(ReduceGradients(team, waits, slots.view(), op, &next, &done, &tally));
+    EXPECT_EQ(tally.bytes, kReplicas * 40u);
+  };
+  for (const bool any_order : {false, true}) {
+    std::vector<float> exact(10, 1);
+    reduce(GradientType::kFloat32, any_order, exact.data());
+    EXPECT_EQ(exact, std::vector<float>(10, 1 + kReplicas / 16384.0f));
+    std::vector<Bfloat16> rounded(10, ToBfloat16(1));
+    reduce(GradientType::kBfloat16, any_order, rounded.data());
+    for (const Bfloat16& m : rounded) EXPECT_EQ(ToFloat(m), 1 + 1.0f / 128);
   }
 }
 

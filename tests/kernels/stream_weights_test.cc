@@ -159,12 +159,12 @@ TEST(StreamWeights, EveryExecutorFillsTheSameSlots) {
 TEST(StreamWeights, LeavesOfOneSourceAreFedByOneLoad) {
   Random random(6);
   std::vector<Replica> fan;
-  for (uint16_t r = 1; r < 12; ++r) fan.push_back({0, r, 0, -1, 0, 1});
-  Transfer transfer(Config(12, 12, 1, {600'001, 3}), fan, 0, &random);
+  for (uint16_t r = 1; r <= 16; ++r) fan.push_back({0, r, 0, -1, 0, 1});
+  Transfer transfer(Config(17, 17, 1, {600'001, 3}), fan, 0, &random);
   transfer.Run({1, 0});
   transfer.Check();
-  EXPECT_EQ(transfer.tally().bytes, 11 * 600'004u);
-  EXPECT_EQ(transfer.tally().loaded_bytes, 2 * 600'004u) << "eleven stores, eight to a load";
+  EXPECT_EQ(transfer.tally().bytes, 16 * 600'004u);
+  EXPECT_EQ(transfer.tally().loaded_bytes, 2 * 600'004u) << "sixteen stores, eight to a load";
 }
 
 TEST(StreamWeights, WhatIsRelayedIsNotHeldBackByALeafAfterIt) {
@@ -177,6 +177,54 @@ TEST(StreamWeights, WhatIsRelayedIsNotHeldBackByALeafAfterIt) {
   // The other way round it comes no later than alone.
   const std::vector<Replica> last = {{0, 2, 0, -1, 0, 1}, {0, 1, 0, -1, 0, 1}, {0, 3, 0, 1, 0, 1}};
   EXPECT_EQ(SendQueue({4, 4, 1, 0}, last.data(), 3, 0, 10, 1).sends().size(), 1u);
+}
+
+// Copies are ordered before every flag, and a relay that sleeps is not left to the end.
+TEST(StreamWeights, DataComeBeforeFlagsAndWakesInBetween) {
+  class OrderedTeam : public SerialTeam {
+   public:
+    void Copy(void* const* to, uint32_t count, const void* from, uint64_t bytes) {
+      ordered_ = false;
+      SerialTeam::Copy(to, count, from, bytes);
+    }
+    void OrderCopies() {
+      ordered_ = true;
+      SerialTeam::OrderCopies();
+    }
+    void Signal(std::atomic<uint64_t>* word, uint64_t value) {
+      EXPECT_TRUE(ordered_);
+      SerialTeam::Signal(word, value);
+    }
+
+   private:
+    bool ordered_ = true;
+  };
+  struct Counting {
+    bool Accepted(uint32_t) { return true; }
+    bool Chunk(uint32_t, uint64_t) { return true; }
+    void Announce(uint32_t) { ++announced; }
+    int announced = 0;
+  };
+  const GroupConfig config = Config(3, 3, 1, {9 * kChunkBytes});
+  const std::vector<unsigned char> main(9 * kChunkBytes, 4);
+  for (const bool relayed : {true, false}) {
+    HeapSlots slots(config);
+    const std::vector<Replica> plan = {{0, 1, 0, -1, 0, 1}, {0, 2, 0, 0, 0, 1}};
+    const SendQueue queue(config.shape(), plan.data(), relayed ? 2 : 1, 0, 9, 1);
+    const void* mains = main.data();
+    StreamOperation op;
+    op.number = kNumber;
+    op.replicas = plan.data();
+    op.mains = &mains;
+    op.experts_per_rank = 1;
+    queue.Fill(&op);
+    std::atomic<uint64_t> next{0}, done{0};
+    OrderedTeam team;
+    Counting waits;
+    StreamTally tally;
+    ASSERT_TRUE(SendWeights(team, waits, slots.view(), op, &next, &done, &tally));
+    EXPECT_EQ(waits.announced, relayed ? 3 : 1) << "after 4, 8 and all nine chunks";
+  }
 }
 
 // Copies a chunk only when told.

@@ -45,9 +45,10 @@ ABSL_FLAG(bool, forever, false, "repeat until SIGINT or SIGTERM, then end with t
 ABSL_FLAG(bool, respawn, false,
           "start a killed rank again and go on: the step it died in is lost, as is one in which a "
           "rank could not follow a plan; costs one more barrier per step");
-ABSL_FLAG(bool, train, false,
-          "a backward after every step: slots are restored, replicas' gradients reduced and compared; "
-          "gradients double the memory of weights and slots");
+ABSL_FLAG(
+    bool, train, false,
+    "a backward after every step: slots are restored, replicas' gradients reduced and compared; "
+    "gradients double the memory of weights and slots");
 
 namespace ultraep::replay {
 namespace {

@@ -182,8 +182,8 @@ class RankProcess {
   }
 
   // Nobody leaves while another rank still has a step open, nor fills its send buffer again while
-  // others compute a backward from it. And where ranks may die, nobody begins a step before all have
-  // finished the last one: a death costs one step, not two.
+  // others compute a backward from it. And where ranks may die, nobody begins a step before all
+  // have finished the last one: a death costs one step, not two.
   bool EndTogether() {
     const bool apart = !options_.respawn && !options_.train && !IsOver(sequence_ + 1);
     return apart || PassBarrier(0);

@@ -110,7 +110,8 @@ TEST_F(ReducerTest, TheHomeAddsTheGradientsOfAllReplicas) {
   EXPECT_EQ(totals.reductions, 1u);
   EXPECT_EQ(totals.replicas, 2u);
   EXPECT_EQ(totals.reduced_bytes, 2 * 400'016u);
-  EXPECT_EQ(totals.streams, 1u);
+  EXPECT_EQ(totals.sends, 1u);
+  EXPECT_EQ(totals.arrivals, 0u);
   EXPECT_EQ(totals.transfers, 2u);
 }
 

@@ -213,6 +213,32 @@ TEST_F(StreamerTest, RestoresInAnotherOrderFailBeforeAnythingIsStored) {
   EXPECT_EQ(group_.boards().shard(1, 0, 0, 0)[0], 0);
 }
 
+// A step streamed on different slot sets is not the same history, whoever took part in it.
+TEST_F(StreamerTest, AnotherSlotSetIsAnotherHistory) {
+  GroupConfig config = config_;
+  config.slot_sets = 2;
+  MemoryGroup group(config);
+  OpenGate(group.boards().gate());
+  std::shared_ptr<Stream> streams[2];
+  std::vector<std::shared_ptr<Generation>> ranks = {group.Attach(0), group.Attach(1)};
+  const auto start = [&](uint32_t r, const std::vector<Replica>& replicas, uint64_t sequence,
+                         uint32_t set) {
+    RecordedPlan plan;
+    plan.shape = config.shape();
+    plan.header.sequence = sequence;
+    plan.replicas = replicas;
+    return ranks[r]->streamer->Start(plan, false, set, Mains(r).data(), &streams[r]);
+  };
+  for (uint32_t r = 0; r < 2; ++r) {
+    ASSERT_TRUE(start(r, {}, 0, r).ok());
+    ASSERT_TRUE(ranks[r]->streamer->Release(streams[r].get(), 1000 * kMs).ok());
+  }
+  for (uint32_t r = 0; r < 2; ++r) ASSERT_TRUE(start(r, {{0, 1, 0, -1, 0, 5}}, 1, 0).ok());
+  Result failed = ranks[0]->streamer->Release(streams[0].get(), 10'000 * kMs);
+  EXPECT_EQ(failed.status, ULTRAEP_FAILED);
+  EXPECT_NE(failed.text.find("rank 1 is in another operation"), std::string::npos) << failed.text;
+}
+
 TEST_F(StreamerTest, StreamsOutOfTheOrderOfTheirStepsAreRefused) {
   for (uint32_t r = 1; r < 3; ++r) ASSERT_TRUE(Start(r, {{1, 2, 0, -1, 0, 5}}, 4).ok());
   ASSERT_TRUE(Start(0, {{1, 2, 0, -1, 0, 5}}, 4).ok());
