@@ -29,9 +29,8 @@ ultraep_plan::~ultraep_plan() {
   if (reducing_.reduce)
     reducing_.generation->reducer->AwaitOver(reducing_.reduce.get(), UINT64_MAX);
   if (!streaming_.stream) return;
-  streaming_.generation->streamer->AwaitOver(streaming_.stream.get(), UINT64_MAX);
   try {
-    Release(step_timeout_ns());
+    Release(step_timeout_ns());  // waits for the sends before it needs memory
   } catch (const std::bad_alloc&) {
     streaming_.generation->Fail();
   }
