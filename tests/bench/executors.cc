@@ -1,11 +1,14 @@
 #include "tests/bench/executors.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -61,22 +64,55 @@ struct Pattern {
   const char* name;
   std::vector<Replica> replicas;
   uint32_t ranks() const { return uint32_t(replicas.size()) + 1; }
+  uint32_t senders() const {
+    uint32_t count = 1;
+    for (const Replica& r : replicas) count += r.parent >= 0;
+    return count;
+  }
 };
 
-// Expert r lives on rank r. Few ranks: this machine's copy limit is reached soon.
+// Expert r lives on rank r. Few ranks: a machine's copy limit is reached soon.
 std::vector<Pattern> Patterns() {
   return {{"one to one", {{0, 1, 0, -1, 0, 1}}},
           {"fan-out of 3", {{0, 1, 0, -1, 0, 1}, {0, 2, 0, -1, 0, 1}, {0, 3, 0, -1, 0, 1}}},
+          {"chain of 2", {{0, 1, 0, -1, 0, 1}, {0, 2, 0, 0, 0, 1}}},
           {"chain of 3", {{0, 1, 0, -1, 0, 1}, {0, 2, 0, 0, 0, 1}, {0, 3, 0, 1, 0, 1}}}};
 }
+
+// While it lives, the calling thread, and those that it starts, run on `count` CPUs of this process
+// from the first-th on: as ranks do that have CPUs of their own.
+class OnCpus {
+ public:
+  OnCpus(uint32_t first, uint32_t count) {
+    sched_getaffinity(0, sizeof before_, &before_);
+    std::vector<int> allowed;
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+      if (CPU_ISSET(cpu, &before_)) allowed.push_back(cpu);
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    for (uint32_t i = 0; i < count; ++i) CPU_SET(allowed[(first + i) % allowed.size()], &own);
+    sched_setaffinity(0, sizeof own, &own);
+  }
+  ~OnCpus() { sched_setaffinity(0, sizeof before_, &before_); }
+
+ private:
+  cpu_set_t before_;
+};
+
+struct Range {
+  unsigned char* to;
+  const unsigned char* from;
+};
 
 // A group whose ranks are in this process, each with the plugin's streamer and reducer.
 class Group {
  public:
   // gradient_bytes 0: none.
   Group(const Pattern& pattern, uint64_t expert_bytes, uint64_t gradient_bytes, uint32_t threads)
-      : memory_(Config(pattern.ranks(), expert_bytes, gradient_bytes), threads),
-        streams_(pattern.ranks()),
+      : threads_(threads),
+        apart_(pattern.senders() > 1),
+        memory_(Config(pattern.ranks(), expert_bytes, gradient_bytes), threads),
+        streams_{Streams(pattern.ranks()), Streams(pattern.ranks())},
         reduces_(pattern.ranks()) {
     plan_.shape = memory_.layout().config.shape();
     plan_.replicas = pattern.replicas;
@@ -86,29 +122,60 @@ class Group {
     }
   }
 
-  // One operation, from issue to release on all ranks.
-  void Stream() {
-    for (uint32_t r = 0; r < ranks_.size(); ++r) {
-      const void* main = mains_[r].get();
-      Demand(ranks_[r]->streamer->Start(plan_, streamed_, 0, &main, &streams_[r]));
+  // Operations on two slot sets in turn, so that one is issued while the other one travels.
+  void Stream(uint64_t rounds) {
+    for (uint64_t k = 0; k < rounds; ++k) {
+      Start(uint32_t(k % 2));
+      if (k > 0) Release(uint32_t((k - 1) % 2));
     }
-    streamed_ = true;
-    for (uint32_t r = 0; r < ranks_.size(); ++r)
-      Demand(ranks_[r]->streamer->Release(streams_[r].get(), kLong));
+    Release(uint32_t((rounds - 1) % 2));
   }
   // One reduction into `main` of rank 0, after Stream.
   void Reduce(void* main, GradientType type) {
     for (uint32_t r = 0; r < ranks_.size(); ++r) {
-      Demand(ranks_[r]->reducer->Prepare(streams_[r].get(), /*zero=*/false, kLong));
-      Demand(ranks_[r]->reducer->Start(*streams_[r], &main, type, false, &reduces_[r]));
+      ultraep::Stream& stream = *streams_[0][r];
+      Demand(ranks_[r]->reducer->Prepare(&stream, /*zero=*/false, kLong));
+      Demand(ranks_[r]->reducer->Start(stream, &main, type, false, &reduces_[r]));
     }
     for (uint32_t r = 0; r < ranks_.size(); ++r)
       Demand(ranks_[r]->reducer->Await(reduces_[r].get(), kLong));
   }
 
+  // What the pattern moves, between the very same places: memory is not equally fast everywhere.
+  std::vector<Range> Weights() const {
+    std::vector<Range> all;
+    for (const Replica& r : plan_.replicas) {
+      const Replica* parent = r.parent < 0 ? nullptr : &plan_.replicas[size_t(r.parent)];
+      all.push_back({memory_.boards().shard(r.rank, 0, r.slot, 0),
+                     parent ? memory_.boards().shard(parent->rank, 0, parent->slot, 0)
+                            : mains_[r.expert].get()});
+    }
+    return all;
+  }
+  // One replica's gradient to another one's place.
+  Range Gradients() const {
+    const SlotView slots = memory_.boards().slot_view();
+    return {reinterpret_cast<unsigned char*>(slots.gradient(1, 1, 0, 0)),
+            reinterpret_cast<unsigned char*>(slots.gradient(1, 0, 0, 0))};
+  }
+
  private:
+  void Start(uint32_t set) {
+    for (uint32_t r = 0; r < ranks_.size(); ++r) {
+      const void* main = mains_[r].get();
+      std::optional<OnCpus> here;
+      if (!streamed_ && apart_) here.emplace(r * threads_, threads_);  // its threads start now
+      Demand(ranks_[r]->streamer->Start(plan_, streamed_, set, &main, &streams_[set][r]));
+    }
+    streamed_ = true;
+  }
+  void Release(uint32_t set) {
+    for (uint32_t r = 0; r < ranks_.size(); ++r)
+      Demand(ranks_[r]->streamer->Release(streams_[set][r].get(), kLong));
+  }
   static GroupConfig Config(uint32_t ranks, uint64_t expert_bytes, uint64_t gradient_bytes) {
     GroupConfig c = test::SmallConfig(ranks, ranks, 1, 1);
+    c.slot_sets = 2;
     c.shard_count = 1;
     c.shard_bytes[0] = expert_bytes;
     c.training = c.gradient_count = gradient_bytes > 0;
@@ -116,47 +183,33 @@ class Group {
     return c;
   }
 
+  const uint32_t threads_;
+  const bool apart_;  // several ranks send: each on CPUs of its own
   test::MemoryGroup memory_;
   RecordedPlan plan_;
   std::vector<Memory> mains_;
   std::vector<std::shared_ptr<Generation>> ranks_;
-  std::vector<std::shared_ptr<ultraep::Stream>> streams_;
+  using Streams = std::vector<std::shared_ptr<ultraep::Stream>>;
+  Streams streams_[2];  // [slot set][rank]
   std::vector<std::shared_ptr<ultraep::Reduce>> reduces_;
   bool streamed_ = false;
 };
 
-// The copies that a pattern makes, as plain copies: as many sources and destinations.
-class PlainCopies {
- public:
-  PlainCopies(const Pattern& pattern, uint64_t bytes) : bytes_(bytes) {
-    for (const Replica& r : pattern.replicas) {
-      if (from_.empty() || r.parent >= 0) from_.push_back(Touched(bytes, 1));
-      source_.push_back(from_.size() - 1);
-      to_.push_back(Touched(bytes, 0));
-    }
-  }
-
-  // By `threads` threads, each with its part of every copy.
-  template <class One>
-  void Run(uint64_t rounds, uint64_t threads, const One& one) const {
-    auto part = [&](uint64_t t) {
-      const uint64_t begin = bytes_ * t / threads / kLine * kLine;
-      const uint64_t end = t + 1 == threads ? bytes_ : bytes_ * (t + 1) / threads / kLine * kLine;
-      for (uint64_t k = 0; k < rounds; ++k)
-        for (size_t i = 0; i < to_.size(); ++i)
-          one(to_[i].get() + begin, from_[source_[i]].get() + begin, end - begin);
-    };
-    std::vector<std::thread> others;
-    for (uint64_t t = 1; t < threads; ++t) others.emplace_back(part, t);
-    part(0);
-    for (auto& t : others) t.join();
-  }
-
- private:
-  const uint64_t bytes_;
-  std::vector<Memory> from_, to_;
-  std::vector<size_t> source_;  // [copy]
-};
+// Plain copies of `bytes` each, by `threads` threads, each with its part of every copy.
+template <class One>
+void Copy(const std::vector<Range>& ranges, uint64_t bytes, uint64_t rounds, uint64_t threads,
+          const One& one) {
+  auto part = [&](uint64_t t) {
+    const uint64_t begin = bytes * t / threads / kLine * kLine;
+    const uint64_t end = t + 1 == threads ? bytes : bytes * (t + 1) / threads / kLine * kLine;
+    for (uint64_t k = 0; k < rounds; ++k)
+      for (const Range& r : ranges) one(r.to + begin, r.from + begin, end - begin);
+  };
+  std::vector<std::thread> others;
+  for (uint64_t t = 1; t < threads; ++t) others.emplace_back(part, t);
+  part(0);
+  for (auto& t : others) t.join();
+}
 
 void PlainCopy(void* to, const void* from, uint64_t bytes) { std::memcpy(to, from, bytes); }
 void PastCaches(void* to, const void* from, uint64_t bytes) {
@@ -168,20 +221,17 @@ void PastCaches(void* to, const void* from, uint64_t bytes) {
 Json MeasureStreams(const Pattern& pattern, uint32_t threads, uint64_t expert_bytes,
                     uint32_t repeats) {
   Group group(pattern, expert_bytes, 0, threads);
-  const PlainCopies copies(pattern, expert_bytes);
+  const std::vector<Range> ranges = group.Weights();
   const uint64_t once = pattern.replicas.size() * expert_bytes;
   const uint64_t rounds = std::max<uint64_t>(1, kMinBytes / once);
-  // As many as the senders have, of which each works in its own process.
-  uint64_t senders = 1;
-  for (const Replica& r : pattern.replicas) senders += r.parent >= 0;
-  const uint64_t copiers = std::min<uint64_t>(senders * threads, AllowedCpus());
+  const uint64_t copiers = uint64_t{pattern.senders()} * threads;
   std::vector<double> stream, memory, past, of_best;
   for (uint32_t i = 0; i < repeats; ++i) {
-    memory.push_back(GbPerSecond(once * rounds, [&] { copies.Run(rounds, copiers, PlainCopy); }));
-    past.push_back(GbPerSecond(once * rounds, [&] { copies.Run(rounds, copiers, PastCaches); }));
-    stream.push_back(GbPerSecond(once * rounds, [&] {
-      for (uint64_t k = 0; k < rounds; ++k) group.Stream();
-    }));
+    memory.push_back(GbPerSecond(once * rounds,
+                                 [&] { Copy(ranges, expert_bytes, rounds, copiers, PlainCopy); }));
+    past.push_back(GbPerSecond(once * rounds,
+                               [&] { Copy(ranges, expert_bytes, rounds, copiers, PastCaches); }));
+    stream.push_back(GbPerSecond(once * rounds, [&] { group.Stream(rounds); }));
     of_best.push_back(stream[i] / std::max(memory[i], past[i]));
   }
   return {{"pattern", pattern.name},          {"threads", threads},
@@ -199,17 +249,16 @@ Json MeasureReductions(GradientType type, uint32_t threads, uint64_t expert_byte
   const uint64_t size = type == GradientType::kFloat32 ? 4 : 2;
   Group group(pattern, expert_bytes, elements * 4, threads);
   Memory main = Touched(elements * size, 0);
-  const Pattern one_copy = Patterns()[0];
-  const PlainCopies copies(one_copy, elements * 4);
-  group.Stream();
+  const std::vector<Range> ranges = {group.Gradients()};
+  group.Stream(1);
   const uint64_t once = elements * (pattern.replicas.size() * 4 + 2 * size);
   const uint64_t rounds = std::max<uint64_t>(1, kMinBytes / once);
   const uint64_t copied = std::max<uint64_t>(1, kMinBytes / (elements * 8));
   const uint64_t copiers = std::min<uint64_t>(threads, AllowedCpus());
   std::vector<double> reduce, memory, of_copy;
   for (uint32_t i = 0; i < repeats; ++i) {
-    memory.push_back(
-        GbPerSecond(elements * 8 * copied, [&] { copies.Run(copied, copiers, PlainCopy); }));
+    memory.push_back(GbPerSecond(elements * 8 * copied,
+                                 [&] { Copy(ranges, elements * 4, copied, copiers, PlainCopy); }));
     reduce.push_back(GbPerSecond(once * rounds, [&] {
       for (uint64_t k = 0; k < rounds; ++k) group.Reduce(main.get(), type);
     }));
@@ -232,6 +281,7 @@ Json MeasureExecutors(uint64_t expert_bytes, uint32_t repeats) {
   if (AllowedCpus() > 1) counts.push_back(std::min(AllowedCpus(), 4u));
   for (const uint32_t threads : counts) {
     for (const Pattern& pattern : Patterns()) {
+      if (pattern.senders() * threads > AllowedCpus()) continue;  // would measure the scheduler
       ShowProgress(absl::StrFormat("%s, %d threads", pattern.name, threads));
       out["weights"].push_back(MeasureStreams(pattern, threads, expert_bytes, repeats));
     }
@@ -261,8 +311,8 @@ void PrintExecutors(const Json& measured, uint32_t repeats) {
                 r["elements"].get<double>() * 1e-6, r["gb_s"].get<double>(),
                 r["memcpy_gb_s"].get<double>(), r["of_copy"].get<double>());
   std::printf(
-      "\nmedians of %u; threads: of each rank; copies: the same bytes by as many threads as\n"
-      "send. Gradients: bytes read and written, of the copy too\n",
+      "\nmedians of %u; threads: of each rank that sends; copies: the same bytes by as many\n"
+      "threads. Gradients: bytes read and written, of the copy too\n",
       repeats);
 }
 
