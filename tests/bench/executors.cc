@@ -99,9 +99,14 @@ class OnCpus {
   cpu_set_t before_;
 };
 
+// Experts that a home takes in turn, so that caches hold none of them: layers do the same.
+uint64_t Layers(uint64_t expert_bytes) { return std::max<uint64_t>(1, kMinBytes / expert_bytes); }
+
+// One copy, from another place of several in each round.
 struct Range {
   unsigned char* to;
   const unsigned char* from;
+  uint64_t places, stride;
 };
 
 // A group whose ranks are in this process, each with the plugin's streamer and reducer.
@@ -110,6 +115,7 @@ class Group {
   // gradient_bytes 0: none.
   Group(const Pattern& pattern, uint64_t expert_bytes, uint64_t gradient_bytes, uint32_t threads)
       : threads_(threads),
+        expert_bytes_(expert_bytes),
         apart_(pattern.senders() > 1),
         memory_(Config(pattern.ranks(), expert_bytes, gradient_bytes), threads),
         streams_{Streams(pattern.ranks()), Streams(pattern.ranks())},
@@ -118,7 +124,7 @@ class Group {
     plan_.replicas = pattern.replicas;
     for (uint32_t r = 0; r < pattern.ranks(); ++r) {
       ranks_.push_back(memory_.Attach(r));
-      mains_.push_back(Touched(expert_bytes, int(r) + 1));
+      mains_.push_back(Touched(expert_bytes * Layers(expert_bytes), int(r) + 1));
     }
   }
 
@@ -148,7 +154,8 @@ class Group {
       const Replica* parent = r.parent < 0 ? nullptr : &plan_.replicas[size_t(r.parent)];
       all.push_back({memory_.boards().shard(r.rank, 0, r.slot, 0),
                      parent ? memory_.boards().shard(parent->rank, 0, parent->slot, 0)
-                            : mains_[r.expert].get()});
+                            : mains_[r.expert].get(),
+                     parent ? 1 : Layers(expert_bytes_), expert_bytes_});
     }
     return all;
   }
@@ -156,18 +163,19 @@ class Group {
   Range Gradients() const {
     const SlotView slots = memory_.boards().slot_view();
     return {reinterpret_cast<unsigned char*>(slots.gradient(1, 1, 0, 0)),
-            reinterpret_cast<unsigned char*>(slots.gradient(1, 0, 0, 0))};
+            reinterpret_cast<unsigned char*>(slots.gradient(1, 0, 0, 0)), 1, 0};
   }
 
  private:
   void Start(uint32_t set) {
     for (uint32_t r = 0; r < ranks_.size(); ++r) {
-      const void* main = mains_[r].get();
+      const void* main = mains_[r].get() + layer_ * expert_bytes_;
       std::optional<OnCpus> here;
       if (!streamed_ && apart_) here.emplace(r * threads_, threads_);  // its threads start now
       Demand(ranks_[r]->streamer->Start(plan_, streamed_, set, &main, &streams_[set][r]));
     }
     streamed_ = true;
+    layer_ = (layer_ + 1) % Layers(expert_bytes_);
   }
   void Release(uint32_t set) {
     for (uint32_t r = 0; r < ranks_.size(); ++r)
@@ -184,6 +192,7 @@ class Group {
   }
 
   const uint32_t threads_;
+  const uint64_t expert_bytes_;
   const bool apart_;  // several ranks send: each on CPUs of its own
   test::MemoryGroup memory_;
   RecordedPlan plan_;
@@ -193,6 +202,7 @@ class Group {
   Streams streams_[2];  // [slot set][rank]
   std::vector<std::shared_ptr<ultraep::Reduce>> reduces_;
   bool streamed_ = false;
+  uint64_t layer_ = 0;
 };
 
 // Plain copies of `bytes` each, by `threads` threads, each with its part of every copy.
@@ -203,7 +213,8 @@ void Copy(const std::vector<Range>& ranges, uint64_t bytes, uint64_t rounds, uin
     const uint64_t begin = bytes * t / threads / kLine * kLine;
     const uint64_t end = t + 1 == threads ? bytes : bytes * (t + 1) / threads / kLine * kLine;
     for (uint64_t k = 0; k < rounds; ++k)
-      for (const Range& r : ranges) one(r.to + begin, r.from + begin, end - begin);
+      for (const Range& r : ranges)
+        one(r.to + begin, r.from + k % r.places * r.stride + begin, end - begin);
   };
   std::vector<std::thread> others;
   for (uint64_t t = 1; t < threads; ++t) others.emplace_back(part, t);

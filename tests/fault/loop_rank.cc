@@ -240,7 +240,9 @@ class LoopRank {
     if (!followed) return false;
     if (const std::string wrong = gradients_.Check(replicas, tag); !wrong.empty())
       Wrong(step, wrong);
-    group_.counters.gradients_checked.fetch_add(replicas.size());
+    for (const ultraep_replica& r : replicas)
+      group_.counters.gradients_checked +=
+          r.expert / (config_.experts / config_.ranks) == task_.rank;
     return true;
   }
 
