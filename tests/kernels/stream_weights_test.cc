@@ -33,6 +33,21 @@ GroupConfig Config(uint32_t ranks, uint32_t experts, uint32_t slots,
   return c;
 }
 
+// Rank `self`'s part; all of it must outlive the operation.
+StreamOperation OperationOf(const PlanShape& shape, const SendQueue& queue,
+                            const std::vector<Replica>& plan, uint32_t self, uint32_t set,
+                            const void* const* mains) {
+  StreamOperation op;
+  op.number = kNumber;
+  op.set = set;
+  op.self = self;
+  op.replicas = plan.data();
+  op.mains = mains;
+  op.experts_per_rank = shape.experts_per_rank();
+  queue.Fill(&op);
+  return op;
+}
+
 // Waits by looking again, and notes whether whoever sleeps would have been woken in time.
 class Waits {
  public:
@@ -106,14 +121,7 @@ class Transfer {
     std::vector<const void*> mains;
     const size_t own = size_t{shape.experts_per_rank()} * config_.shard_count;
     for (size_t i = 0; i < own; ++i) mains.push_back(mains_[rank * own + i].data());
-    StreamOperation op;
-    op.number = kNumber;
-    op.set = set_;
-    op.self = rank;
-    op.replicas = plan_.data();
-    op.mains = mains.data();
-    op.experts_per_rank = shape.experts_per_rank();
-    queue.Fill(&op);
+    const StreamOperation op = OperationOf(shape, queue, plan_, rank, set_, mains.data());
     std::atomic<uint64_t> next{0};
     std::vector<std::atomic<uint64_t>> done(op.send_count);
     test::RunTeams(kind, [&](auto& team) {
@@ -212,12 +220,7 @@ TEST(StreamWeights, DataComeBeforeFlagsAndWakesInBetween) {
     const std::vector<Replica> plan = {{0, 1, 0, -1, 0, 1}, {0, 2, 0, 0, 0, 1}};
     const SendQueue queue(config.shape(), plan.data(), relayed ? 2 : 1, 0, 9, 1);
     const void* mains = main.data();
-    StreamOperation op;
-    op.number = kNumber;
-    op.replicas = plan.data();
-    op.mains = &mains;
-    op.experts_per_rank = 1;
-    queue.Fill(&op);
+    const StreamOperation op = OperationOf(config.shape(), queue, plan, 0, 0, &mains);
     std::atomic<uint64_t> next{0}, done{0};
     OrderedTeam team;
     Counting waits;
@@ -251,13 +254,7 @@ TEST(StreamWeights, ARelayForwardsAChunkBeforeTheNextOneCame) {
   const auto send = [&](auto& team, uint32_t rank) {
     const SendQueue queue(config.shape(), chain.data(), 2, rank, 4, 1);
     const void* mains = main.data();
-    StreamOperation op;
-    op.number = kNumber;
-    op.self = rank;
-    op.replicas = chain.data();
-    op.mains = &mains;
-    op.experts_per_rank = 1;
-    queue.Fill(&op);
+    const StreamOperation op = OperationOf(config.shape(), queue, chain, rank, 0, &mains);
     std::atomic<uint64_t> next{0}, done{0};
     Waits waits(slots, chain, rank, 0, &woken);
     StreamTally tally;
