@@ -235,9 +235,8 @@ const Command kStatusCommand = {
     "status", "what the running daemon serves: groups, members, imbalance, fallbacks",
     "usage: ultraepctl status [--socket PATH] [--json]\n\n"
     "Shows the groups of your user (root and the daemon's user see all): members, gate, steps\n"
-    "planned and fallen back, mean imbalance before and after, replicas per step, solve time; "
-    "what\n"
-    "weights and gradients moved (means over ranks and operations).\n"
+    "planned and fallen back, mean imbalance before and after, replicas per step, solve time;\n"
+    "what weights and gradients moved (means over ranks and operations).\n"
     "The socket is --socket, else $ULTRAEP_SOCKET, else /run/ultraep/ultraepd.sock.\n"
     "Exit status: 0 answered, 1 no daemon or no answer, 2 wrong usage.\n",
     RunStatus};

@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "plugin/core/generation.h"
@@ -39,6 +40,9 @@ struct Operation : Job {
   std::string failure;  // why it stopped
 };
 
+// What to do about ranks whose operations have different numbers.
+inline constexpr const char* kOneOrder = ": all ranks must stream, restore and reduce in one order";
+
 // Issues operations of one kind and works on them.
 class Executor {
  public:
@@ -62,18 +66,31 @@ class Executor {
   Result Fail(std::string text);
   // The caller learns of the failure by this result: its next step need not say it again.
   Result Tell(Result result);
-  // A thread cannot go on. `text` empty: because the generation has failed.
-  void GiveUp(Operation* operation, const std::string& text);
-  // A thread's work; running out of memory is no reason to end the framework's process.
-  template <class Body>
-  void Guard(Operation* operation, const Body& body) {
+  // What every operation ends with once it is numbered and published. An empty place: it has no
+  // work here, and nobody need wake up for it.
+  void Enqueue(Operation* operation, Workers::Place place) {
+    if (place.empty())
+      End(operation);
+    else
+      workers_.Add(std::move(place));
+  }
+  // One thread's part: work(&tally) is false when a wait of `waits` failed. Running out of memory
+  // is no reason to end the framework's process.
+  template <class Waits, class Tally, class Work>
+  void RunPart(Operation* operation, const Waits& waits, Tally* sum, const Work& work) {
+    Tally tally;
     try {
-      body();
+      // Rule 7: after a failure nothing is stored any more.
+      if (failed() || !work(&tally)) GiveUp(operation, waits.failure());
     } catch (const std::exception&) {
       static const std::string why = "out of memory";
       GiveUp(operation, why);
     }
+    std::lock_guard lock(mutex_);
+    sum->Add(tally);
   }
+  // A thread cannot go on. `text` empty: because the generation has failed.
+  void GiveUp(Operation* operation, const std::string& text);
   // All threads have come back.
   void End(Operation* operation);
   // Of one that is over: why it could not go on, if so.

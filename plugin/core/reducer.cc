@@ -56,8 +56,7 @@ class Reducer::Waits {
     const std::string what =
         " the gradient of expert " + std::to_string(r.expert) + " of " + reduce_.text();
     if (OperationNumber::Passed(Seen(r), reduce_.number))
-      return who + " is in another operation than the reduction of" + what +
-             ": all ranks must stream, restore and reduce in one order";
+      return who + " is in another operation than the reduction of" + what + kOneOrder;
     return who + (reducer_.generation_->IsGone(r.rank) ? " is gone and" : "") +
            " has not published" + what;
   }
@@ -121,10 +120,7 @@ Result Reducer::AwaitTaken(const Stream& stream, const Replica& replica, uint64_
                            std::to_string(stream.set) + " still holds a gradient for rank " +
                            std::to_string(use.home);
   if (failed()) return Tell(Failed("a rank could not follow, the generation has failed: " + what));
-  if (elsewhere())
-    return Fail(what +
-                ", which is in another operation: all ranks must stream, restore and reduce "
-                "in one order");
+  if (elsewhere()) return Fail(what + ", which is in another operation" + kOneOrder);
   if (gone()) return Fail(what + ", which is gone");
   return Timeout(what + ", which has not added it yet");
 }
@@ -156,10 +152,7 @@ Result Reducer::Start(const Stream& stream, void* const* mains, GradientType typ
   reduce->number = op.number = book.IssueReduction(stream.sequence, stream.set);
   reduce->issued_ns = NowNs();
   Publish(*reduce);
-  if (op.reduction_count)
-    workers_.Add(std::move(place));
-  else
-    End(reduce.get());
+  Enqueue(reduce.get(), std::move(place));
   *out = std::move(reduce);
   return Ok();
 }
@@ -178,19 +171,13 @@ void Reducer::Publish(const Reduce& reduce) {
   }
 }
 
-// One thread's part.
 void Reducer::Add(Reduce* reduce) {
   SerialTeam team;
   Waits waits(*this, *reduce);
-  ReduceTally tally;
-  Guard(reduce, [&] {
-    const bool added =
-        !failed() && ReduceGradients(team, waits, boards().slot_view(), reduce->operation,
-                                     &reduce->next, &reduce->done, &tally);
-    if (!added) GiveUp(reduce, waits.failure());
+  RunPart(reduce, waits, &reduce->tally, [&](ReduceTally* tally) {
+    return ReduceGradients(team, waits, boards().slot_view(), reduce->operation, &reduce->next,
+                           &reduce->done, tally);
   });
-  std::lock_guard lock(mutex_);
-  reduce->tally.Add(tally);
 }
 
 // All threads have come back.

@@ -26,8 +26,7 @@ class Streamer::Waits {
     failure_ = "rank " + std::to_string(destination) +
                (elsewhere() ? " is in another operation than"
                             : (gone() ? " is gone and has not issued" : " has not issued")) +
-               " the stream of " + stream_.text() +
-               (elsewhere() ? ": all ranks must stream and restore in one order" : "");
+               " the stream of " + stream_.text() + (elsewhere() ? kOneOrder : "");
     return false;
   }
 
@@ -91,27 +90,18 @@ Result Streamer::Start(const RecordedPlan& plan, bool restore, uint32_t set,
   own.accepts[set].value.store(stream->number, std::memory_order_release);
   ULTRAEP_POINT("accepts:set");
   PulseAndWake(own.accept_pulse);
-  if (op.send_count)
-    workers_.Add(std::move(place));
-  else
-    End(stream.get());  // nobody need wake up for it
+  Enqueue(stream.get(), std::move(place));
   *out = std::move(stream);
   return Ok();
 }
 
-// One thread's part.
 void Streamer::Send(Stream* stream) {
   SerialTeam team;
   Waits waits(*this, *stream);
-  StreamTally tally;
-  Guard(stream, [&] {
-    const bool sent = !failed() &&  // rule 7: never write there again
-                      SendWeights(team, waits, boards().slot_view(), stream->operation,
-                                  &stream->next, stream->done.get(), &tally);
-    if (!sent) GiveUp(stream, waits.failure());
+  RunPart(stream, waits, &stream->tally, [&](StreamTally* tally) {
+    return SendWeights(team, waits, boards().slot_view(), stream->operation, &stream->next,
+                       stream->done.get(), tally);
   });
-  std::lock_guard lock(mutex_);
-  stream->tally.Add(tally);
 }
 
 int64_t Streamer::GoneUpstream(const Stream& stream, uint32_t transfer) const {

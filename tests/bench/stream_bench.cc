@@ -51,6 +51,12 @@ std::vector<Replica> Direct(const std::vector<Piece>& pieces) {
   return replicas;
 }
 
+std::vector<Piece> PiecesOf(const std::vector<Replica>& replicas) {
+  std::vector<Piece> pieces;
+  for (const Replica& r : replicas) pieces.push_back({r.expert, r.rank, r.tokens});
+  return pieces;
+}
+
 Json SimulateLoads(const Workload& w, const test::NetworkModel& model) {
   std::vector<Simulated> rows = {{"ultraep"},
                                  {"ultraep, all direct"},
@@ -68,8 +74,8 @@ Json SimulateLoads(const Workload& w, const test::NetworkModel& model) {
     const test::LoadMatrix load = w.Draw(i);
     Plan plan;
     SolvePlan(w.shape, load.view(), options, &workspace, &plan);
-    std::vector<Piece> ours, theirs;
-    for (const Replica& r : plan.replicas) ours.push_back({r.expert, r.rank, r.tokens});
+    const std::vector<Piece> ours = PiecesOf(plan.replicas);
+    std::vector<Piece> theirs;
     planner::Problem problem;
     problem.Load(w.shape, load.view(), {});
     before += Imbalance(problem.peak, problem.total, w.shape.ranks);
@@ -98,10 +104,8 @@ Json SimulatePlans(const std::vector<FilePlan>& plans, const test::NetworkModel&
   std::vector<Simulated> rows = {{"plans of the file"}, {"plans of the file, all direct"}};
   double before = 0;
   for (const FilePlan& plan : plans) {
-    std::vector<Piece> pieces;
-    for (const Replica& r : plan.replicas) pieces.push_back({r.expert, r.rank, r.tokens});
     rows[0].Add(SimulateTransfer(model, plan.shape, plan.replicas));
-    rows[1].Add(SimulateTransfer(model, plan.shape, Direct(pieces)));
+    rows[1].Add(SimulateTransfer(model, plan.shape, Direct(PiecesOf(plan.replicas))));
     before += plan.imbalance_before;
   }
   Json out = {{"imbalance_before", before / double(plans.size())},
