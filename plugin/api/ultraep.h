@@ -208,6 +208,11 @@ ULTRAEP_API ultraep_status ultraep_memory_of(const ultraep_group_config* config,
                                              ultraep_memory* memory);
 ULTRAEP_API ultraep_status ultraep_client_state(ultraep_client* client, ultraep_client_info* info);
 
+/* Counts a step's row. ids: [count] logical ids after gating, -1 = none; row: [experts], overwritten.
+ * INVALID, and nothing written, when an id is out of range. Needs neither daemon nor client. */
+ULTRAEP_API ultraep_status ultraep_count_load(const int32_t* ids, uint64_t count, uint32_t experts,
+                                              uint32_t* row);
+
 /* row: tokens this rank routes to each logical expert, [experts] uint32, zeros allowed; its sum is
  * at most 2^32 - 1. Sequences rise by one per step, the same on all ranks; step s needs step
  * s - window to be resolved by ultraep_await_verdict. OK also when the step is declined. FAILED:

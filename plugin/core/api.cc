@@ -6,6 +6,7 @@
 #include <new>
 #include <string>
 
+#include "kernels/count_load.h"
 #include "plugin/api/ultraep.h"
 #include "plugin/core/client.h"
 #include "plugin/core/plan_handle.h"
@@ -129,6 +130,22 @@ ultraep_status ultraep_client_state(ultraep_client* client, ultraep_client_info*
     if (!client) return Null("client");
     if (!info) return Null("info");
     return client->State(info);
+  });
+}
+
+ultraep_status ultraep_count_load(const int32_t* ids, uint64_t count, uint32_t experts,
+                                  uint32_t* row) {
+  return Guard("ultraep_count_load", [&]() -> Result {
+    if (!ids && count) return Null("ids");
+    if (!row) return Null("row");
+    if (!experts || experts > ultraep::kMaxExperts)
+      return Invalid("experts is " + std::to_string(experts) + ", must be 1.." +
+                     std::to_string(ultraep::kMaxExperts));
+    if (count > ultraep::kMaxRowTokens)
+      return Invalid("count is " + std::to_string(count) + ", the limit is " +
+                     std::to_string(ultraep::kMaxRowTokens));
+    const ultraep::IdFault fault = ultraep::CountLoad(ids, count, experts, row);
+    return fault ? Invalid(fault.text(experts)) : ultraep::Ok();
   });
 }
 

@@ -1,0 +1,134 @@
+"""A rank's balancer: joins an EP group that is a torch.distributed process group."""
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ultraep.client import Client, Config, Phase, Plan, State, Verdict
+from ultraep.errors import InvalidArgument
+
+_log = logging.getLogger("ultraep")
+#: A config's fields that may differ between ranks.
+_OWN_FIELDS = {"rank", "solve_deadline", "fallback_tokens", "copy_threads"}
+
+
+class Balancer:
+    """Plans the steps of one EP group on this rank.
+
+    Making one is a collective call of `group`: rank 0's nonce is shared, and ranks that disagree on a
+    size all raise InvalidArgument with the field, both values and the rank. The daemon may be absent:
+    steps are then declined (plain placement) with one warning, until it appears.
+
+    group: a torch.distributed process group, None: the default one; its ranks are the EP ranks.
+    experts: logical experts of a layer, a multiple of the group's size.
+    slots: redundant slots per rank. layers: MoE layers that use this balancer.
+    shard_bytes, gradient_bytes: of one expert's tensors, and of their float32 gradients; both come
+        from `ultraep.torch.expert_sizes`.
+    slot_sets: places per slot; the ranks' operations alternate between them, so that a layer need not
+        wait for the one before it. window: steps that may be open at once.
+    socket: of the daemon; default $ULTRAEP_SOCKET, else the packages' path.
+    step_timeout: seconds, the framework's collective timeout. wait: seconds to wait here for the
+        group to be complete; without a daemon in that time the balancer goes on declining.
+    Threads: one thread at a time makes plans; plans may be used from any thread.
+    """
+
+    def __init__(self, group: Any = None, *, experts: int, shard_bytes: Sequence[int],
+                 gradient_bytes: Sequence[int] = (), slots: int = 2, layers: int = 1,
+                 slot_sets: int = 2, window: int = 2, domain_size: int = 0, name: str = "ultraep",
+                 socket: str | None = None, step_timeout: float = 600.0,
+                 solve_deadline: float = 0.0, fallback_tokens: int = 0, copy_threads: int = 0,
+                 wait: float = 0.0) -> None:
+        self.group = group
+        nonce = [os.urandom(16)]
+        dist.broadcast_object_list(nonce, group=group, group_src=0)
+        self.config = Config(
+            name=name, nonce=nonce[0], rank=dist.get_rank(group), ranks=dist.get_world_size(group),
+            experts=experts, slots=slots, layers=layers, window=window, slot_sets=slot_sets,
+            domain_size=domain_size, training=bool(gradient_bytes),
+            shard_bytes=tuple(shard_bytes), gradient_bytes=tuple(gradient_bytes),
+            step_timeout=step_timeout, solve_deadline=solve_deadline,
+            fallback_tokens=fallback_tokens, copy_threads=copy_threads)
+        _check_agreement(self.config, group)
+        self._sequence = 0
+        self._operations = 0
+        self._said: Phase | None = None
+        self._client = Client(socket)
+        try:
+            self._client.join(self.config, wait)
+        except TimeoutError as e:  # it goes on joining in the background
+            _log.info("%s", e)
+
+    @property
+    def experts_per_rank(self) -> int:
+        return self.config.experts // self.config.ranks
+
+    @property
+    def physical_per_rank(self) -> int:
+        """Main copies and slots of one rank: physical id = rank * this + local."""
+        return self.experts_per_rank + self.config.slots
+
+    def state(self) -> State:
+        return self._client.state()
+
+    def plan(self, load: torch.Tensor, layer: int = 0, microbatch: int = 0) -> Plan:
+        """Submits this rank's row and waits for the step's verdict.
+
+        load: int32 [experts] on the CPU, tokens this rank routes to each logical expert (counts of
+        2^31 and more: the same bits). Every rank calls it for every step in the same order, also
+        with no tokens. Raises Failed when a step is lost to a rank that could not follow a plan.
+        """
+        if load.dtype != torch.int32 or load.shape != (self.config.experts,) or \
+                load.device.type != "cpu" or not load.is_contiguous():
+            raise InvalidArgument(
+                f"rank {self.config.rank}: load is {load.dtype} {list(load.shape)} on "
+                f"{load.device}, must be contiguous torch.int32 [{self.config.experts}] on the CPU")
+        sequence = self._sequence
+        self._client.submit(sequence, layer, microbatch, load.data_ptr(), self.config.experts)
+        self._sequence += 1  # not before: a refused row is no step
+        plan = self._client.await_verdict(sequence)
+        if plan.info.verdict is Verdict.DECLINED or self._said not in (None, Phase.OPEN):
+            self._say_phase()
+        return plan
+
+    def next_slot_set(self) -> int:
+        """The set for the next stream or restore; all ranks count alike."""
+        self._operations += 1
+        return self._operations % self.config.slot_sets
+
+    def close(self) -> None:
+        """Leaves the group. The others go on without plans."""
+        self._client.close()
+
+    def _say_phase(self) -> None:
+        """One warning when balancing is off for a reason an operator should know, and one line when
+        it is on again."""
+        state = self.state()
+        if state.phase is self._said:
+            return
+        before, self._said = self._said, state.phase
+        if state.phase in (Phase.DETACHED, Phase.REFUSED):
+            goes_on = ("" if state.phase is Phase.REFUSED else
+                       ", and goes on trying to reach the daemon")
+            warnings.warn(f"ultraep: rank {self.config.rank} uses the plain placement{goes_on}: "
+                          f"{state.text}", RuntimeWarning, stacklevel=4)
+        elif state.phase is Phase.OPEN and before is not None:
+            _log.info("ultraep: rank %d: steps are planned", self.config.rank)
+
+
+def _check_agreement(config: Config, group: Any) -> None:
+    everyone: list[Config] = [config] * config.ranks
+    dist.all_gather_object(everyone, config, group=group)
+    for field in fields(Config):
+        if field.name in _OWN_FIELDS:
+            continue
+        for rank, other in enumerate(everyone):
+            expected, found = getattr(everyone[0], field.name), getattr(other, field.name)
+            if expected != found:
+                raise InvalidArgument(f"the EP group disagrees on {field.name}: rank 0 has "
+                                      f"{expected}, rank {rank} has {found}")
