@@ -67,6 +67,18 @@ bool Generation::IsGone(uint32_t member) const {
          state == uint64_t(MemberState::kFenced) || wedged_[member].load(std::memory_order_relaxed);
 }
 
+std::string Generation::WhoIsGone() const {
+  for (uint32_t r = 0; r < layout.config.ranks; ++r) {
+    if (!IsGone(r)) continue;
+    const uint64_t state = boards.member(r).value.load(std::memory_order_relaxed);
+    return "rank " + std::to_string(r) +
+           (state == uint64_t(MemberState::kLeft)     ? " left"
+            : state == uint64_t(MemberState::kFenced) ? " gave no sign of life"
+                                                      : " is gone");
+  }
+  return "";
+}
+
 void Generation::WatchMembers(uint64_t now) {
   for (uint32_t r = 0; r < layout.config.ranks; ++r) {
     const uint64_t beat = boards.rank(r).heartbeat.value.load(std::memory_order_relaxed);

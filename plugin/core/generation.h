@@ -44,6 +44,7 @@ struct Generation {
   // A rank that left, died or was fenced: as the daemon says or, since it is gone, as the member's
   // own heartbeat says.
   bool IsGone(uint32_t member) const;
+  std::string WhoIsGone() const;  // "rank 3 left"; empty: nobody, as far as is known
   // The link's thread, once the daemon that made this generation is gone.
   void WatchMembers(uint64_t now);
   void Beat(uint64_t now) const {

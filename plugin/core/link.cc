@@ -75,9 +75,11 @@ void Link::State(ultraep_client_info* info, std::string* text) const {
     *text = "steps are planned from step " + std::to_string(gate.value) + " on";
   } else if (gate.over()) {
     info->phase = ULTRAEP_OVER;
+    const std::string gone = generation_->WhoIsGone();
     *text = gate.state == GateState::kFailed
-                ? "a rank could not follow a plan: the generation has failed"
-                : "the generation is over: a member left, died or was fenced";
+                ? "the generation has failed: a rank could not follow a plan"
+                : "the generation is over";
+    if (!gone.empty()) *text += ", " + gone;
   }
 }
 
@@ -240,8 +242,9 @@ Link::End Link::JoinNext() {
   if (!SendMessage(socket_.get(), request_)) return End::kReconnect;
   // The daemon answers when the group is complete or refuses at once: who asked again after a
   // refusal knows no better reason than that one until then.
+  const std::string gone = generation_ ? generation_->WhoIsGone() : "";
   Say(ULTRAEP_JOINING, refused_before_.empty()
-                           ? "waiting for the other members"
+                           ? "waiting for the other members" + (gone.empty() ? "" : ": " + gone)
                            : "asking again, refused before: " + refused_before_);
   Packet packet;
   if (const End end = Await(&packet); end != End::kAgain) return end;

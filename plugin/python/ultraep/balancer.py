@@ -57,6 +57,7 @@ class Balancer:
         _check_agreement(self.config, group)
         self._sequence = 0
         self._operations = 0
+        self._closed = False
         self._said: Phase | None = None
         self._client = Client(socket)
         try:
@@ -88,6 +89,8 @@ class Balancer:
             raise InvalidArgument(
                 f"rank {self.config.rank}: load is {load.dtype} {list(load.shape)} on "
                 f"{load.device}, must be contiguous torch.int32 [{self.config.experts}] on the CPU")
+        if self._closed:
+            raise InvalidArgument(f"rank {self.config.rank}: this balancer is closed")
         sequence = self._sequence
         self._client.submit(sequence, layer, microbatch, load.data_ptr(), self.config.experts)
         self._sequence += 1  # not before: a refused row is no step
@@ -102,7 +105,8 @@ class Balancer:
         return self._operations % self.config.slot_sets
 
     def close(self) -> None:
-        """Leaves the group. The others go on without plans."""
+        """Leaves the group. The others go on without plans; plans that are kept stay valid."""
+        self._closed = True
         self._client.close()
 
     def _say_phase(self) -> None:
