@@ -1,7 +1,8 @@
 """A router whose imbalance is held at a wanted value, so that runs can be compared.
 
-What a router learns is scored per batch (mean 0, deviation 1) and one rank's experts get a bonus. The
-bonus moves to another rank and other experts every few steps: who plans from the past plans wrongly.
+What the router learns is scored per batch (mean 0, deviation 1), and one rank's experts get a bonus
+that makes its share of the tokens what is wanted. The bonus moves to another rank and other experts
+every few steps: who plans from the past plans wrongly.
 """
 
 import torch
@@ -22,15 +23,10 @@ class HeldGate(nn.Module):
         self.router = nn.Linear(hidden, experts, bias=False)
         self.top_k, self.ranks, self.move_every = top_k, ranks, move_every
         self.layer, self.ideal, self.step = layer, ideal, 0
+        self.share = imbalance / ranks
         self.profile = torch.linspace(1.0, 0.3, experts // ranks)
-        self.bonus = 0.0 if ideal else find_bonus(self.profile, ranks, top_k, imbalance)
-
-    def bias(self) -> Tensor:
-        """[experts]: the bonus of this step."""
-        moved = self.step // self.move_every + self.layer
-        bias = torch.zeros(self.ranks, len(self.profile))
-        bias[moved % self.ranks] = self.profile.roll(3 * moved) * self.bonus
-        return bias.view(-1)
+        self._moved = -1
+        self._bias = torch.zeros(experts)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.router(x)
@@ -40,21 +36,25 @@ class HeldGate(nn.Module):
             ids = (first + torch.arange(self.top_k)) % experts
         else:
             scores = logits.detach().float()
-            scores = (scores - scores.mean(0)) / (scores.std(0) + 1e-6) + self.bias()
-            ids = scores.topk(self.top_k, dim=1).indices
+            scores = (scores - scores.mean(0)) / (scores.std(0) + 1e-6)
+            self._move(scores)
+            ids = (scores + self._bias).topk(self.top_k, dim=1).indices
         weights = F.softmax(logits, dim=1).gather(1, ids)
         return weights / weights.sum(1, keepdim=True), ids
 
-
-def find_bonus(profile: Tensor, ranks: int, top_k: int, imbalance: float) -> float:
-    """The bonus that makes one rank's share of normal scores imbalance / ranks."""
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(16384, ranks * len(profile), generator=generator)
-    low, high = 0.0, 50.0
-    for _ in range(40):
-        bonus = (low + high) / 2
-        biased = scores.clone()
-        biased[:, :len(profile)] += profile * bonus
-        hot = (biased.topk(top_k, dim=1).indices < len(profile)).float().mean().item()
-        low, high = (bonus, high) if hot * ranks < imbalance else (low, bonus)
-    return low
+    def _move(self, scores: Tensor) -> None:
+        """A new bias when it is time; between moves it stays as it is."""
+        moved = self.step // self.move_every + self.layer
+        if moved == self._moved:
+            return
+        self._moved = moved
+        hot, per_rank = moved % self.ranks, len(self.profile)
+        shape = torch.zeros(self.ranks, per_rank)
+        shape[hot] = self.profile.roll(3 * moved)
+        low, high = 0.0, 30.0
+        for _ in range(20):
+            bonus = (low + high) / 2
+            ids = (scores + shape.view(-1) * bonus).topk(self.top_k, dim=1).indices
+            share = (ids // per_rank == hot).float().mean().item()
+            low, high = (bonus, high) if share < self.share else (low, bonus)
+        self._bias = shape.view(-1) * low
