@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(Team::kMaxThreads) StreamKernel(StreamLaunch l
 }
 
 template <class Team>
-__global__ void __launch_bounds__(Team::kMaxThreads) ReduceKernel(ReduceLaunch launch) {
+__global__ void __launch_bounds__(Team::kMaxThreads, 1) ReduceKernel(ReduceLaunch launch) {
   extern __shared__ __align__(128) unsigned char block_memory[];
   Team team(reinterpret_cast<typename Team::Shared*>(block_memory));
   ReduceWaits waits(launch);

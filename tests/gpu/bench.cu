@@ -31,6 +31,14 @@ struct Times {
   double median = 0, least = 0, most = 0;  // microseconds
 };
 
+// Until the host has enqueued what is measured, so that its pace is not.
+__global__ void Delay(uint64_t ns) {
+  uint64_t begin, now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
+  do asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  while (now - begin < ns);
+}
+
 // `prepare(i)` is not measured, `run(i)` is; both only enqueue.
 template <class Prepare, class Run>
 Times Measure(const Streams& streams, const StopWord& stop, Prepare prepare, Run run) {
@@ -38,6 +46,7 @@ Times Measure(const Streams& streams, const StopWord& stop, Prepare prepare, Run
   std::vector<double> us;
   for (uint32_t i = 0; i < kWarmUps + kRuns; ++i) {
     prepare(i);
+    Delay<<<1, 1, 0, streams[0]>>>(200'000);
     ULTRAEP_CUDA(cudaEventRecord(begin, streams[0]));
     run(i);
     ULTRAEP_CUDA(cudaGetLastError());
@@ -177,13 +186,50 @@ void ReduceRow(const DeviceGroup& group, ReduceLaunch launch, const std::string&
         const uint64_t number = launch.op.number = NextNumber();
         ULTRAEP_CUDA(cudaMemsetAsync(counters.data(), 0, 3 * sizeof(number), stream));
         for (uint32_t r = 1; r < group.config().ranks; ++r)
-          ULTRAEP_CUDA(cudaMemcpy(&group.host_view().gradient_words(r, 0, 0).ready.value, &number,
-                                  sizeof number, cudaMemcpyHostToDevice));
+          ToDevice(&group.host_view().gradient_words(r, 0, 0).ready.value, &number, sizeof number);
       },
       [&](uint32_t) {
         ReduceKernel<Team><<<blocks, 512, sizeof(BlockTeam::Shared), stream>>>(launch);
       });
   Row(what + Text(", %u blocks", blocks), bytes, t, copy_us);
+}
+
+// What a kernel without tiles, claims and waits needs for the same sums.
+template <class Main>
+__global__ void __launch_bounds__(512)
+    PlainSum(Main* main, const float* a, const float* b, const float* c, uint64_t elements) {
+  const uint64_t step = uint64_t{gridDim.x} * blockDim.x;
+  for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < elements / 4; i += step) {
+    const float4 x = __ldcg(reinterpret_cast<const float4*>(a) + i);
+    const float4 y = __ldcg(reinterpret_cast<const float4*>(b) + i);
+    const float4 z = __ldcg(reinterpret_cast<const float4*>(c) + i);
+    struct alignas(4 * sizeof(Main)) Four {
+      Main at[4];
+    };
+    Four m = reinterpret_cast<Four*>(main)[i];
+    const auto add = [](Main* to, float p, float q, float r) {
+      reduce_internal::Store(to, reduce_internal::Load(to) + p + q + r);
+    };
+    add(m.at, x.x, y.x, z.x);
+    add(m.at + 1, x.y, y.y, z.y);
+    add(m.at + 2, x.z, y.z, z.z);
+    add(m.at + 3, x.w, y.w, z.w);
+    reinterpret_cast<Four*>(main)[i] = m;
+  }
+}
+
+template <class Main>
+void PlainRow(const DeviceGroup& group, const DeviceBytes& main, const std::string& what,
+              uint32_t blocks, uint64_t elements, uint64_t bytes, double copy_us) {
+  const SlotView slots = group.host_view();
+  const Times t = Measure(
+      group.streams(), group.stop(), [](uint32_t) {},
+      [&](uint32_t) {
+        PlainSum<<<blocks, 512, 0, group.streams()[0]>>>(
+            reinterpret_cast<Main*>(main.data()), slots.gradient(1, 0, 0, 0),
+            slots.gradient(2, 0, 0, 0), slots.gradient(3, 0, 0, 0), elements);
+      });
+  Row(what + Text(", plain loop, %u blocks", blocks), bytes, t, copy_us);
 }
 
 void BenchReductions() {
@@ -229,6 +275,10 @@ void BenchReductions() {
     for (const uint32_t blocks : {8, 16, 32, 64, 132, 264}) {
       ReduceRow<BlockTeam>(group, launch, what + ", by 4", blocks, bytes, t.median);
       ReduceRow<WideTeam>(group, launch, what + ", by 8", blocks, bytes, t.median);
+      if (wide)
+        PlainRow<float>(group, main, what, blocks, kElements, bytes, t.median);
+      else
+        PlainRow<Bfloat16>(group, main, what, blocks, kElements, bytes, t.median);
     }
   }
 }

@@ -25,12 +25,19 @@ inline void Check(cudaError_t error, const char* what, const char* file, int lin
 }
 #define ULTRAEP_CUDA(call) ::ultraep::gpu::Check((call), #call, __FILE__, __LINE__)
 
+// There when it returns: kernels run on streams that do not wait for the default one.
+inline void ToDevice(void* to, const void* from, uint64_t bytes) {
+  ULTRAEP_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+  ULTRAEP_CUDA(cudaStreamSynchronize(nullptr));
+}
+
 // `offset` bytes behind an address that is aligned to 256.
 class DeviceBytes {
  public:
   explicit DeviceBytes(uint64_t bytes, uint64_t offset = 0) : bytes_(bytes), offset_(offset) {
     ULTRAEP_CUDA(cudaMalloc(&base_, bytes + offset + 1));
     ULTRAEP_CUDA(cudaMemset(base_, 0, bytes + offset + 1));
+    ULTRAEP_CUDA(cudaStreamSynchronize(nullptr));
   }
   DeviceBytes(DeviceBytes&& other) noexcept
       : base_(other.base_), bytes_(other.bytes_), offset_(other.offset_) {
@@ -41,9 +48,7 @@ class DeviceBytes {
 
   unsigned char* data() const { return static_cast<unsigned char*>(base_) + offset_; }
   uint64_t size() const { return bytes_; }
-  void Upload(const void* from) const {
-    ULTRAEP_CUDA(cudaMemcpy(data(), from, bytes_, cudaMemcpyHostToDevice));
-  }
+  void Upload(const void* from) const { ToDevice(data(), from, bytes_); }
   void Download(void* to) const {
     ULTRAEP_CUDA(cudaMemcpy(to, data(), bytes_, cudaMemcpyDeviceToHost));
   }

@@ -79,9 +79,7 @@ const StreamLaunch* GroupStream::senders(uint64_t number) {
   for (uint32_t r = 0; r < ranks_; ++r)
     if (send_count(r)) all.push_back(launch(r, number));
   sender_count_ = uint32_t(all.size());
-  if (!all.empty())
-    ULTRAEP_CUDA(cudaMemcpy(senders_.data(), all.data(), all.size() * sizeof all[0],
-                            cudaMemcpyHostToDevice));
+  if (!all.empty()) ToDevice(senders_.data(), all.data(), all.size() * sizeof all[0]);
   return senders_.data();
 }
 

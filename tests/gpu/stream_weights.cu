@@ -219,10 +219,14 @@ void Stopped(const std::string& team) {
   GroupStream op(group, {{0, 1, 0, -1, 0, 1}, {0, 2, 0, 0, 0, 1}}, 0, 0, blocks);
   const cudaStream_t stream = group.streams()[0];
   const StreamLaunch* senders = op.senders(Number(0));
+  if (options.one_launch) {  // it would not return before the kernel ends
+    group.stop().Raise();
+    ULTRAEP_CUDA(cudaDeviceSynchronize());
+  }
   GroupStreamKernel<Team>
       <<<op.sender_count() * blocks, 128, kShared<Team>, stream>>>(senders, blocks);
   ULTRAEP_CUDA(cudaGetLastError());
-  const bool waited = !group.streams().BusyAfter(0.1).empty();
+  const bool waited = options.one_launch || !group.streams().BusyAfter(0.1).empty();
   group.stop().Raise();
   Finish(group.streams(), group.stop(), [&](uint32_t rank) { return op.Describe(rank); });
   std::vector<unsigned char> slots(group.layout().slot_board_bytes);
