@@ -89,20 +89,68 @@ struct Chosen {
   ULTRAEP_HOST_DEVICE bool has(uint32_t i) const { return mask == kAll || mask >> i & 1; }
 };
 
+// Where the gradients of the first chosen replicas lie, found once for many elements: a GPU's
+// thread adds so few at once that looking the addresses up would cost more.
+struct Addends {
+  static constexpr uint32_t kMost = 8;
+  const float* at[kMost] = {};
+  uint32_t count = 0;
+  uint32_t rest = 0;  // chosen replicas from this one on have no place here
+
+  ULTRAEP_HOST_DEVICE Addends(const SlotView& slots, uint32_t set, const Chosen& chosen,
+                              uint32_t part) {
+    for (uint32_t i = 0; i < kMost; ++i) {  // constant indices: they stay in registers
+      while (rest < chosen.count && !chosen.has(rest)) ++rest;
+      if (rest == chosen.count) continue;
+      const Replica& r = chosen.replicas[rest++];
+      at[i] = slots.gradient(r.rank, set, r.slot, part);
+      count = i + 1;
+    }
+  }
+};
+
+// A block whose address is a multiple of its size, as one access of a GPU's thread.
+template <uint64_t kSize, class T>
+struct alignas(kSize * sizeof(T)) Vector {
+  T at[kSize];
+};
+
 // Elements [at, at + kSize) of one part: main += every chosen replica's. A constant size, so that
-// compilers unroll it.
-template <uint64_t kSize, class Main>
+// compilers unroll it. kVector: mains and gradients are vectors there.
+template <bool kVector, uint64_t kSize, class Main>
 ULTRAEP_HOST_DEVICE void AddBlock(const SlotView& slots, uint32_t set, const Chosen& chosen,
-                                  uint32_t part, uint64_t at, Main* main) {
+                                  uint32_t part, const Addends& addends, uint64_t at, Main* main) {
   float sum[kSize];
-  for (uint64_t i = 0; i < kSize; ++i) sum[i] = Load(main + at + i);
-  for (uint32_t c = 0; c < chosen.count; ++c) {
+  if constexpr (kVector) {
+    const auto own = *reinterpret_cast<const Vector<kSize, Main>*>(main + at);
+    Vector<kSize, float> held[Addends::kMost];  // all loads are under way before the first sum
+    for (uint32_t c = 0; c < Addends::kMost; ++c)
+      if (c < addends.count)
+        held[c] = *reinterpret_cast<const Vector<kSize, float>*>(addends.at[c] + at);
+    for (uint64_t i = 0; i < kSize; ++i) sum[i] = Load(own.at + i);
+    for (uint32_t c = 0; c < Addends::kMost; ++c)
+      for (uint64_t i = 0; i < kSize; ++i)
+        if (c < addends.count) sum[i] += held[c].at[i];
+  } else {
+    for (uint64_t i = 0; i < kSize; ++i) sum[i] = Load(main + at + i);
+    for (uint32_t c = 0; c < addends.count; ++c) {
+      const float* gradient = addends.at[c] + at;
+      for (uint64_t i = 0; i < kSize; ++i) sum[i] += gradient[i];
+    }
+  }
+  for (uint32_t c = addends.rest; c < chosen.count; ++c) {
     if (!chosen.has(c)) continue;
     const Replica& r = chosen.replicas[c];
     const float* gradient = slots.gradient(r.rank, set, r.slot, part) + at;
     for (uint64_t i = 0; i < kSize; ++i) sum[i] += gradient[i];
   }
-  for (uint64_t i = 0; i < kSize; ++i) Store(main + at + i, sum[i]);
+  if constexpr (kVector) {
+    Vector<kSize, Main> own;
+    for (uint64_t i = 0; i < kSize; ++i) Store(own.at + i, sum[i]);
+    *reinterpret_cast<Vector<kSize, Main>*>(main + at) = own;
+  } else {
+    for (uint64_t i = 0; i < kSize; ++i) Store(main + at + i, sum[i]);
+  }
 }
 
 template <class Team, class Main>
@@ -110,11 +158,20 @@ ULTRAEP_HOST_DEVICE void AddRange(Team& team, const SlotView& slots, uint32_t se
                                   const Chosen& chosen, uint32_t part, uint64_t from, uint64_t to,
                                   Main* main) {
   constexpr uint64_t kBlock = Team::kBlock;
+  const Addends addends(slots, set, chosen, part);
   const uint64_t whole = from + (to - from) / kBlock * kBlock;
-  for (uint64_t at = from + team.rank() * kBlock; at < whole; at += team.size() * kBlock)
-    AddBlock<kBlock>(slots, set, chosen, part, at, main);
+  const uint64_t first = from + team.rank() * kBlock, step = team.size() * kBlock;
+  // A slot's parts start on lines, so gradients are aligned where their indices are.
+  constexpr bool kVector = kBlock <= 8;
+  if (kVector && from % kBlock == 0 &&
+      reinterpret_cast<uintptr_t>(main) % (kBlock * sizeof(Main)) == 0)
+    for (uint64_t at = first; at < whole; at += step)
+      AddBlock<kVector, kBlock>(slots, set, chosen, part, addends, at, main);
+  else
+    for (uint64_t at = first; at < whole; at += step)
+      AddBlock<false, kBlock>(slots, set, chosen, part, addends, at, main);
   for (uint64_t at = whole + team.rank(); at < to; at += team.size())
-    AddBlock<1>(slots, set, chosen, part, at, main);
+    AddBlock<false, 1>(slots, set, chosen, part, addends, at, main);
 }
 
 // Elements [begin, end) of one expert's gradient, through the parts they lie in.
