@@ -56,7 +56,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     p.add_argument("--heads", type=int, default=4)
     p.add_argument("--batch", type=int, default=16, help="sequences per rank")
     p.add_argument("--length", type=int, default=128, help="tokens of a sequence")
-    p.add_argument("--learning-rate", type=float, default=3e-4)
+    p.add_argument("--learning-rate", type=float, default=1e-4)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--text", nargs="+", default=[LICENSES], help="files or folders to learn")
     p.add_argument("--socket", help="of a running daemon; default: one is started")

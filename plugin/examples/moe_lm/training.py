@@ -43,8 +43,7 @@ class Trainer:
     def __init__(self, model: MoELanguageModel, text: Text, learning_rate: float) -> None:
         self.model, self.text, self.seen = model, text, Seen()
         self._ranks = dist.get_world_size()
-        self._optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, eps=1e-6,
-                                            fused=True)
+        self._optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
         self._step = 0
 
     def stretch(self, steps: int, timed: bool) -> None:
