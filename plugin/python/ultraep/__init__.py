@@ -1,0 +1,1 @@
+"""Expert-load balancing for mixture-of-experts models: the binding of libultraep."""
