@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+import sys
 
 # folder -> what it may include and link, besides the system; the longest match counts
 MAY_USE = {
@@ -19,10 +20,18 @@ THIRD_PARTY = {  # header prefix -> folders that may use it
     "gtest/": ["tests/"],
     "gmock/": ["tests/"],
 }
+# folder of Python -> what it may import besides Python's own modules and, of ours, whatever may not
+# import more; the longest match counts
+MAY_IMPORT = {
+    "plugin/python/ultraep": [],
+    "plugin/python/ultraep/__init__.py": ["torch"],  # at the first use of what needs it
+    "plugin/python/ultraep/torch": ["torch"],
+}
 PUBLIC_HEADER = "plugin/api/ultraep.h"
 # Tools look for these by name.
 FOUND_BY_NAME = {".ci/run", ".clang-format", ".gitignore", "CMakePresets.json", "LICENSE",
                  "README.md"}
+FOUND_ANYWHERE = {"pyproject.toml", "py.typed"}
 # Put together here, so that this file holds none of them.
 LEAKS = ["/wo" + "rk/", r"\bTO" + "DO", r"\bFIX" + "ME", r"\bX" + r"XX\b"] + [
     rf"\b{name}\." + top for name, top in (
@@ -32,9 +41,10 @@ LEAKS = ["/wo" + "rk/", r"\bTO" + "DO", r"\bFIX" + "ME", r"\bX" + r"XX\b"] + [
         (r"repo\.maven\.apache", "org"), ("rubygems", "org"))]
 
 
-def allowed_for(name):
-    return next((MAY_USE[f] for f in sorted(MAY_USE, key=len, reverse=True)
-                 if name.startswith(f + "/")), None)
+def allowed_for(name, rules=None):
+    rules = rules or MAY_USE
+    return next((rules[f] for f in sorted(rules, key=len, reverse=True)
+                 if name == f or name.startswith(f + "/")), None)
 
 
 def include_arrows(tree):
@@ -60,6 +70,24 @@ def include_arrows(tree):
             wrong.append(f"{name} includes what a macro says")
     if PUBLIC_HEADER in tree.names and tree.includes(PUBLIC_HEADER) != ["stdint.h"]:
         wrong.append(f"{PUBLIC_HEADER} may include <stdint.h> only")
+    return wrong
+
+
+def import_arrows(tree):
+    wrong = []
+    limits = {name: allowed_for(name, MAY_IMPORT) for name in tree.of_kind("py")}
+    modules = {tree.module(name): limit for name, limit in limits.items() if limit is not None}
+    for name, limit in limits.items():
+        for module in sorted(tree.imports(name)) if limit is not None else ():
+            top = module.split(".")[0]
+            if tree.module(name).startswith(module + "."):
+                fine = True  # Python imports the packages around a module by itself
+            elif module in modules:
+                fine = set(modules[module]) <= set(limit)
+            else:  # the name of a module's member, or somebody else's
+                fine = top in modules or top in limit or top in sys.stdlib_module_names
+            if not fine:
+                wrong.append(f"{name} may not import {module}")
     return wrong
 
 
@@ -100,6 +128,13 @@ def dead_code(tree):
     return wrong
 
 
+def _is_discovered(tree, name):
+    """A run_tests.py that a script runs finds the tests beside it."""
+    runner = posixpath.join(posixpath.dirname(name), "run_tests.py")
+    return name.endswith("_test.py") and runner in tree.names and any(
+        mentions(tree.text(n), runner) for n in tree.of_kind("sh"))
+
+
 def unregistered_tests(tree):
     cmake = tree.cmake
     tested = {s for t in cmake.targets.values() if t.test for s in t.sources}
@@ -112,7 +147,8 @@ def unregistered_tests(tree):
             fine = name in tested
         else:
             looks = re.search(r"^\s*unittest\.main\(", text, re.M)
-            fine = name in cmake.test_files or mentions(ran, name)
+            fine = (name in cmake.test_files or mentions(ran, name)
+                    or _is_discovered(tree, name))
         if (looks or re.search(r"_test\.\w+$", name)) and not fine:
             wrong.append(f"{name} is a test that nothing runs")
     return wrong
@@ -145,15 +181,15 @@ def mentions(text, path):
 
 
 def _is_used(tree, name):
-    stem, suffix = posixpath.splitext(posixpath.basename(name))
+    suffix = posixpath.splitext(name)[1]
     for other in tree.names:
         if other == name or posixpath.basename(other) == "exemptions.py" and suffix != ".py":
             continue
         text = tree.text(other)
         if mentions(text, name):
             return True
-        if suffix == ".py" and tree.kind(other) == "py" and re.search(
-                rf"^\s*(from|import)\s+([\w.]+,\s*)*(\w+\.)*{re.escape(stem)}\b", text, re.M):
+        if (suffix == ".py" and tree.kind(other) == "py"
+                and tree.module(name) in tree.imports(other)):
             return True
         folder = posixpath.dirname(other)
         if folder and name.startswith(folder + "/"):
@@ -168,7 +204,8 @@ def _is_used(tree, name):
 
 def dead_files(tree):
     return [f"{name} is named by no other file" for name in tree.of_kind("py", "sh", "other")
-            if name not in FOUND_BY_NAME and not _is_used(tree, name)]
+            if name not in FOUND_BY_NAME and posixpath.basename(name) not in FOUND_ANYWHERE
+            and not _is_used(tree, name) and not _is_discovered(tree, name)]
 
 
 def _links(tree, name):

@@ -1,5 +1,6 @@
 """Every option is explained where its reader looks, and what is named exists."""
 
+import ast
 import posixpath
 import re
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import cpp
 TABLES = {"ultraepd": "daemon/README.md"}
 # Programs of others whose flags our scripts and documents use.
 FOREIGN = ["cmake", "ctest", "apt-get", "git", "dpkg-query", "mktemp", "nvidia-smi",
-           "valgrind", "compute-sanitizer"]
+           "compute-sanitizer", "pip", "python", "valgrind"]
 UNIT = re.compile(r"\d\.\.|\bat (least|most) [\w-]|\b(nano|micro|milli)?seconds\b|\b[KMG]iB\b"
                   r"|\b(bytes|percent|fraction|tokens)\b")
 NUMBER = re.compile(r"u?int\d*(_t)?|unsigned|long|double|float|absl::Duration")
@@ -121,10 +122,24 @@ def _script(tree, file):
     return program
 
 
+def _argparse(tree, file):
+    program = Program(file)
+    for call in ast.walk(ast.parse(tree.text(file))):
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument":
+            for name in call.args:
+                if isinstance(name, ast.Constant) and FLAG.fullmatch(str(name.value)):
+                    program.others[name.value[2:]] = file
+                    if any(word.arg == "help" for word in call.keywords):
+                        program.usage += f"{name.value}\n"
+    return program
+
+
 def programs_of(tree):
-    """name -> Program, of binaries that are no tests and of shell scripts."""
+    """name -> Program: binaries that are no tests, shell scripts, Python's with argparse."""
     found = [_binary(tree, n) for n, t in tree.cmake.targets.items() if t.executable and not t.test]
     found += [_script(tree, n) for n in tree.of_kind("sh")]
+    found += [_argparse(tree, n) for n in tree.of_kind("py")
+              if "argparse" in tree.imports(n) and not n.startswith(SYNTHETIC)]
     return {p.name: p for p in found}
 
 
@@ -198,6 +213,7 @@ def uses(tree, wrong_flags):
     """Every --flag in a document, script, message or comment is one of the program beside it."""
     programs = programs_of(tree)
     called = {n: n for n in FOREIGN}
+    foreign = {*FOREIGN, *(n for n, p in programs.items() if set(p.forwards) & set(FOREIGN))}
     for name in programs:
         called[name] = name
         called[posixpath.basename(name)] = name
@@ -215,7 +231,7 @@ def uses(tree, wrong_flags):
                 before = [m for m in owner.finditer(part, 0, flag.start())]
                 of = called[next(filter(None, before[-1].groups()))] if before else None
                 known = [programs[of]] if of in programs else programs.values()
-                if of in FOREIGN or any(p.takes(flag[1], programs) for p in known):
+                if of in foreign or any(p.takes(flag[1], programs) for p in known):
                     continue
                 used.add(flag[1])
                 if flag[1] not in wrong_flags or not name.startswith("tests/"):

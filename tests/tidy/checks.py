@@ -7,6 +7,7 @@ import check_structs
 
 CHECKS = {
     "includes follow the arrows": lambda t, e: check_layout.include_arrows(t),
+    "imports follow the arrows": lambda t, e: check_layout.import_arrows(t),
     "links follow the arrows": lambda t, e: check_layout.link_arrows(t),
     "files stay below their cap": lambda t, e: check_sizes.file_sizes(t, e.LONG_FILES),
     "functions stay below 70 lines": lambda t, e: check_sizes.function_sizes(t, e.LONG_FUNCTIONS),

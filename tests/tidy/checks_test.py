@@ -42,17 +42,31 @@ HEALTHY = {
                       'int main() {\n  getenv("ULTRAEP_MODE");\n  absl::GetFlag(FLAGS_name);\n'
                       '  for (auto& [n, f] : absl::GetAllFlags()) puts(f->Help());\n'
                       '  return absl::GetFlag(FLAGS_spin_us);\n}\n',
-    "plugin/README.md": "`ultraepd --name x` [core](core/README.md)\n",
+    "plugin/README.md": "`ultraepd --name x` [core](core/README.md), python/\n",
     "plugin/CMakeLists.txt": "add_library(plugin_core STATIC core/api.cc)\n"
                              "target_link_libraries(plugin_core PUBLIC protocol)\n",
     "plugin/core/README.md": "see `data.txt`\n",
     "plugin/core/data.txt": "1\n",
     "plugin/core/api.cc": '#include "protocol/words.h"\n#include "plugin/core/api.h"\n',
     "plugin/core/api.h": "\n",
-    "deploy/README.md": "`start --name x` passes it on\n",
+    "plugin/python/train.py": "import argparse\nimport ultraep.torch\n"
+                              "parser.add_argument('--steps', help='how many')\n",
+    "plugin/python/ultraep/__init__.py": "import os.path\nfrom . import steps\n",
+    "plugin/python/ultraep/py.typed": "",
+    "plugin/python/ultraep/steps.py": "def submit():\n    from ultraep import verdict\n",
+    "plugin/python/ultraep/verdict.py": "\n",
+    "plugin/python/ultraep/torch/__init__.py": "import torch.nn\nfrom ultraep.steps import submit\n"
+                                               "from .layer import Layer\n",
+    "plugin/python/ultraep/torch/layer.py": "from .. import steps\nfrom ..steps import submit\n",
+    "deploy/README.md": "`start --name x` passes it on\n`deploy/py -m x --any`, "
+                        "`deploy/py plugin/python/train.py --steps 5`\n",
+    "deploy/py": '#!/bin/sh\nexec "$environment/bin/python" "$@"\n',
     "deploy/start": '#!/bin/sh\n# deploy/start [--fast]\ncase "$1" in\n  --fast | -f) ;;\nesac\n'
-                    'exec 3>&1\n"$bin/ultraepd" "$@"\ncmake --preset x\n',
-    "tests/README.md": "tests\n",
+                    'exec 3>&1\n"$bin/ultraepd" "$@"\ncmake --preset x\n'
+                    'deploy/py tests/py/run_tests.py\n',
+    "tests/README.md": "tests, py/\n",
+    "tests/py/run_tests.py": "\n",
+    "tests/py/a_test.py": "unittest.main()\n",
     "tests/CMakeLists.txt": "function(u_test name)\n  add_executable(${name} ${ARGN})\n"
                             "  add_test(NAME ${name} COMMAND ${name})\nendfunction()\n"
                             "u_test(x_test x_test.cc)\nfunction(py_test name)\n"
@@ -66,8 +80,8 @@ HEALTHY = {
 EXEMPTIONS = {"LONG_FILES": {}, "LONG_FUNCTIONS": {}, "NOT_SHARED": {"Parser": "computes"},
               "MISSING_ASSERTS": {}, "ANY_VALUE": {}, "UNDOCUMENTED": {}, "WRONG_FLAGS": {"wrong"}}
 
-STRUCTS, OPTIONS, USES = ("shared structs are asserted", "options explain themselves",
-                          "named options exist")
+IMPORTS, STRUCTS = "imports follow the arrows", "shared structs are asserted"
+OPTIONS, USES = "options explain themselves", "named options exist"
 LONG_BODY = "  x();\n" * 68
 # (check, {file: None to delete, (old, new) to replace, text to append}, {exemption: value}, what it
 # says)
@@ -81,6 +95,15 @@ BROKEN = [
     ("includes follow the arrows", {"protocol/words.h": '#include "absl/x.h"\n'}, {}, "absl/x.h"),
     ("includes follow the arrows", {"daemon/log.cc": "#include HEADER\n"}, {}, "a macro"),
     ("includes follow the arrows", {"new/a.h": "\n"}, {}, "no rule"),
+    (IMPORTS, {"plugin/python/ultraep/steps.py": "import torch\n"}, {},
+     "plugin/python/ultraep/steps.py may not import torch"),
+    (IMPORTS, {"plugin/python/ultraep/steps.py": "from . import torch\n"}, {},
+     "steps.py may not import ultraep.torch"),
+    (IMPORTS, {"plugin/python/ultraep/steps.py": "from .torch.layer import Layer\n"}, {},
+     "steps.py may not import ultraep.torch.layer"),
+    (IMPORTS, {"plugin/python/ultraep/torch/layer.py": "def f():\n  import numpy\n"}, {},
+     "layer.py may not import numpy"),
+    (IMPORTS, {"plugin/python/ultraep/steps.py": "import helper\n"}, {}, "not import helper"),
     ("links follow the arrows",
      {"daemon/CMakeLists.txt": "target_link_libraries(log plugin_core)\n"}, {},
      "log (daemon/) may not link plugin_core"),
@@ -89,7 +112,7 @@ BROKEN = [
     ("links follow the arrows",
      {"daemon/CMakeLists.txt": "target_sources(log PRIVATE ../plugin/core/api.cc)"}, {}, "compile"),
     ("files stay below their cap", {"tests/helper.py": "#\n" * 400}, {}, "402 lines, at most 400"),
-    ("files stay below their cap", {"deploy/start": "#\n" * 400}, {}, "deploy/start has 408"),
+    ("files stay below their cap", {"deploy/start": "#\n" * 400}, {}, "deploy/start has 409"),
     ("files stay below their cap", {"tests/helper.py": "#\n" * 400},
      {"LONG_FILES": {"tests/helper.py": 401}}, "split it"),
     ("files stay below their cap", {}, {"LONG_FILES": {"tests/helper.py": 401}}, "below its cap"),
@@ -113,6 +136,7 @@ BROKEN = [
      "plugin/CMakeLists.txt is not part"),
     ("all tests are run", {"tests/z_test.py": "\n"}, {}, "tests/z_test.py is a test"),
     ("all tests are run", {"tests/more.py": "unittest.main()\n"}, {}, "tests/more.py"),
+    ("all tests are run", {"deploy/start": ("py/run_tests", "py/run")}, {}, "tests/py/a_test.py"),
     ("all tests are run", {"tests/CMakeLists.txt": ("u_test(x", "add_executable(x")}, {}, "x_test"),
     ("promises name their tests", {"plugin/README.md": "| a | test |\n| - | - |\n| kill | gone |"},
      {}, "'kill' names gone"),
@@ -121,6 +145,11 @@ BROKEN = [
     ("all scripts and data are used", {"plugin/core/more.txt": "\n"}, {}, "more.txt is named"),
     ("all scripts and data are used", {"deploy/stop": "#!/bin/sh\n"}, {}, "deploy/stop"),
     ("all scripts and data are used", {"tests/help.py": "\n"}, {}, "tests/help.py"),
+    ("all scripts and data are used",
+     {"plugin/python/ultraep/steps.py": ("import verdict", "import gone")}, {},
+     "verdict.py is named"),
+    ("all scripts and data are used", {"plugin/python/train.py": ("import ultraep.torch", "")}, {},
+     "ultraep/torch/__init__.py is named"),
     ("all folders are described", {"tests/README.md": "[a](b.md)\n"}, {}, "b.md, which"),
     ("all folders are described", {"daemon/notes.md": "\n"}, {}, "daemon/notes.md is reached"),
     ("all folders are described", {"daemon/deep/a.h": "\n"}, {}, "does not mention deep/"),
@@ -144,6 +173,8 @@ BROKEN = [
     (OPTIONS, {"daemon/main.cc": ("absl::GetFlag(FLAGS_name);", "")}, {}, "--name is never read"),
     (OPTIONS, {"daemon/main.cc": ("->Help()", "")}, {}, "ultraepd --name is not in its help"),
     (OPTIONS, {"deploy/start": ("[--fast]", "")}, {}, "deploy/start --fast is not in its help"),
+    (OPTIONS, {"plugin/python/train.py": (", help='how many'", "")}, {},
+     "plugin/python/train.py --steps is not in its help"),
     (OPTIONS, {"CMakeLists.txt": ("Whether to build x", "")}, {}, "ULTRAEP_X has no help"),
     (OPTIONS, {}, {"ANY_VALUE": {"spin_us": "x"}}, "spin_us needs no exemption"),
     ("option tables are right", {"daemon/README.md": ("spin_us", "spin")}, {},
@@ -153,6 +184,8 @@ BROKEN = [
     (USES, {"README.md": "`ultraepd --fast`\n"}, {}, "README.md:3: ultraepd refuses --fast"),
     (USES, {"README.md": "try `--faster`\n"}, {}, "every program refuses --faster"),
     (USES, {"deploy/start": '"$bin/ultraepd" --old 3\n'}, {}, "ultraepd refuses --old"),
+    (USES, {"deploy/README.md": "`deploy/py plugin/python/train.py --old`\n"}, {},
+     "plugin/python/train.py refuses --old"),
     (USES, {"daemon/log.cc": 'puts("--old is wrong");\n'}, {}, "refuses --old"),
     (USES, {}, {"WRONG_FLAGS": {"wrong", "unused"}}, "--unused is used nowhere"),
     ("environment variables are documented", {"daemon/log.cc": 'std::getenv("ULTRAEP_Y");\n'}, {},

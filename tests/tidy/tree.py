@@ -1,5 +1,6 @@
 """What a checkout consists of: its files, and what its CMakeLists.txt build, link and test."""
 
+import ast
 import os
 import pathlib
 import posixpath
@@ -17,6 +18,7 @@ class Tree:
         self.names = sorted(n for n in self._tracked() or self._walked()
                             if (self.root / n).is_file())
         self._texts = {}
+        self._imports = {}
         self._cmake = None
 
     def _tracked(self):
@@ -75,6 +77,40 @@ class Tree:
                 reached.add(name)
                 todo += filter(None, (self.resolve(name, i) for i in self.includes(name)))
         return reached
+
+    def module(self, name):
+        """What Python calls this file: with its packages, as far as they are marked as such."""
+        folder, file = posixpath.split(name)
+        parts = [] if file == "__init__.py" else [posixpath.splitext(file)[0]]
+        while posixpath.join(folder, "__init__.py") in self.names:
+            folder, package = posixpath.split(folder)
+            parts.insert(0, package)
+        return ".".join(parts)
+
+    def imports(self, name):
+        """The modules that a Python file names, and the packages these are in."""
+        if name not in self._imports:
+            self._imports[name] = set()
+            for module in self._imported(name):
+                parts = module.split(".")
+                self._imports[name] |= {".".join(parts[:n + 1]) for n in range(len(parts))}
+        return self._imports[name]
+
+    def _imported(self, name):
+        here = self.module(name).split(".")
+        if posixpath.basename(name) == "__init__.py":
+            here.append("")
+        try:
+            nodes = list(ast.walk(ast.parse(self.text(name))))
+        except SyntaxError:  # the check of function sizes says so
+            return
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = here[:-node.level] if node.level else []
+                parts = base + ([node.module] if node.module else [])
+                yield from (".".join([*parts, alias.name]) for alias in node.names)
 
     @property
     def cmake(self):

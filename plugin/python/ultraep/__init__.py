@@ -12,7 +12,7 @@ from ultraep.errors import (Failed, InternalError, InvalidArgument, Refused, Tim
                             UltraepError)
 
 if TYPE_CHECKING:
-    from ultraep.balancer import Balancer
+    from ultraep.torch.balancer import Balancer
 
 __version__: str = _abi.lib.ultraep_version().decode()
 __all__ = [
@@ -23,6 +23,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:  # torch is needed by who uses it, not by `import ultraep`
     if name == "Balancer":
-        from ultraep.balancer import Balancer
+        from ultraep.torch.balancer import Balancer
         return Balancer
     raise AttributeError(f"module 'ultraep' has no attribute '{name}'")

@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 import tempfile
-import traceback
 from datetime import timedelta
 
 import torch
@@ -71,8 +70,6 @@ def _rank(function, rank, ranks, directory, answers, args):
                                 world_size=ranks, timeout=timedelta(seconds=30))
         answers.put((rank, True, function(rank, ranks, *args)))
     except BaseException as e:
-        if os.environ.get("ULTRAEP_TEST_VERBOSE"):
-            traceback.print_exc()
         answers.put((rank, False, (type(e).__name__, str(e))))
     finally:
         sys.stdout.flush()

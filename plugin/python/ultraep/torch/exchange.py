@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ultraep.balancer import Balancer
+from ultraep.torch.balancer import Balancer
 from ultraep.client import Phase
 from ultraep.errors import Failed
 

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ultraep.balancer import Balancer
+from ultraep.torch.balancer import Balancer
 from ultraep.client import PlanInfo, count_load
 from ultraep.errors import InvalidArgument
 from ultraep.torch.checkpoint import record_step, recorded_step

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ultraep.balancer import Balancer
+from ultraep.torch.balancer import Balancer
 from ultraep.client import Plan
 from ultraep.errors import InvalidArgument, UltraepError
 from ultraep.torch.layout import ExpertLayout, TensorLayout
