@@ -1,0 +1,1 @@
+"""The model, gate and training loop of train_moe.py."""
