@@ -114,7 +114,7 @@ class Step:
     def join(self, mains: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Waits for the sums. Returns this rank's complete gradients, mains as in end_backward."""
         complete = list(mains)
-        if self._sums:
+        if self._moves and self.trains:  # also without sums of its own: a next backward may follow
             self.plan.await_gradients()
             for number, total in self._sums.items():
                 complete[number] = total.to(self._trainable(number).dtype)
