@@ -75,13 +75,20 @@ class ReplayTest(unittest.TestCase):
         load = random.integers(0, 40, size=(3, 2, 4, 16)).astype(numpy.uint32)
         load[:, :, :, 3] += 200
         load[1, 1] = 0  # a step without tokens
-        path = self.trace(load)
-        result, _ = self.replay("--trace", path, "--slots", "2")
-        self.assertEqual(result["steps"], 6)
+        self.check_trace(self.trace(load), load)
+
+    def test_a_recorded_trace_of_a_training_run(self):
+        path = os.path.join(os.path.dirname(__file__), "..", "..", "plugin", "examples", "data", "train-moe-trace.npy")
+        self.check_trace(path, numpy.load(path), "--hidden", "16", "--ffn", "16")
+
+    def check_trace(self, path, load, *flags):
+        steps, layers, group, experts = load.shape
+        result, _ = self.replay("--trace", path, "--slots", "2", *flags)
+        self.assertEqual(result["steps"], steps * layers)
         self.assertEqual(result["mismatches"], 0)
         self.assertEqual(result["tokens_checked"], int(load.sum()))
-        flat = load.reshape(6, 4, 16)
-        ranks = flat.sum(axis=1).reshape(6, 4, 4).sum(axis=2)
+        flat = load.reshape(steps * layers, group, experts)
+        ranks = flat.sum(axis=1).reshape(steps * layers, group, experts // group).sum(axis=2)
         before = [r.max() / r.mean() if r.sum() else 1.0 for r in ranks]
         self.assertAlmostEqual(result["imbalance_before"], numpy.mean(before), places=6)
         plans = plan_with_ctl(self.trace(flat), 2)

@@ -81,6 +81,16 @@ def variants(rank, ranks, socket):
     return found
 
 
+def twice(rank, ranks, socket):
+    """A second backward of the same graph restores and reduces again."""
+    _, moe = make_layers(rank, ranks, socket)
+    x = inputs(rank, 90)
+    loss = moe(x).square().sum()
+    own = list(moe.experts.parameters())
+    first, second = (torch.autograd.grad(loss, own, retain_graph=True) for _ in range(2))
+    return all(map(torch.equal, first, second))
+
+
 def microbatches(rank, ranks, socket, order):
     """Three in flight, backward in some order, accumulated in .grad."""
     plain, balanced = make_layers(rank, ranks, socket)
@@ -225,6 +235,9 @@ class LayerTest(unittest.TestCase):
         for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
             for difference in self.run_ranks(microbatches, order):
                 self.assertLess(difference, 1e-5)
+
+    def test_a_graph_that_is_kept_has_a_second_backward(self):
+        self.assertEqual(self.run_ranks(twice), [True, True])
 
     def test_a_recompute_without_its_plan_is_refused(self):
         with self.assertRaises(Lost) as lost:
