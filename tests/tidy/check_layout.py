@@ -25,6 +25,7 @@ THIRD_PARTY = {  # header prefix -> folders that may use it
 MAY_IMPORT = {
     "plugin/python/ultraep": [],
     "plugin/python/ultraep/__init__.py": ["torch"],  # at the first use of what needs it
+    "plugin/python/ultraep/megatron.py": ["megatron", "torch"],
     "plugin/python/ultraep/torch": ["torch"],
 }
 PUBLIC_HEADER = "plugin/api/ultraep.h"

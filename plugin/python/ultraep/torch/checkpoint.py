@@ -18,12 +18,12 @@ from torch.utils import checkpoint as torch_checkpoint
 from ultraep.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from ultraep.torch.moe import BalancedMoE
+    from ultraep.torch.layer_steps import LayerSteps
     from ultraep.torch.step import Step
 
-_recording: ContextVar["deque[tuple[BalancedMoE, Step]] | None"] = ContextVar("recording",
+_recording: ContextVar["deque[tuple[LayerSteps, Step]] | None"] = ContextVar("recording",
                                                                              default=None)
-_replaying: ContextVar["deque[tuple[BalancedMoE, Step]] | None"] = ContextVar("replaying",
+_replaying: ContextVar["deque[tuple[LayerSteps, Step]] | None"] = ContextVar("replaying",
                                                                              default=None)
 
 
@@ -35,11 +35,11 @@ def checkpoint(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """For context_fn: the forward's steps are recorded and replayed by its recompute."""
-    steps: "deque[tuple[BalancedMoE, Step]]" = deque()
+    steps: "deque[tuple[LayerSteps, Step]]" = deque()
     return _set(_recording, steps), _replay(steps)
 
 
-def recorded_step(layer: "BalancedMoE") -> "Step | None":
+def recorded_step(layer: "LayerSteps") -> "Step | None":
     """The step of this forward's first run, or None: this is it."""
     steps = _replaying.get()
     if steps is None:
@@ -54,7 +54,7 @@ def recorded_step(layer: "BalancedMoE") -> "Step | None":
     return steps.popleft()[1]
 
 
-def record_step(layer: "BalancedMoE", step: "Step") -> None:
+def record_step(layer: "LayerSteps", step: "Step") -> None:
     steps = _recording.get()
     if steps is not None:
         steps.append((layer, step))
@@ -70,6 +70,6 @@ def _set(variable: ContextVar[Any], value: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _replay(steps: "deque[tuple[BalancedMoE, Step]]") -> Iterator[None]:
+def _replay(steps: "deque[tuple[LayerSteps, Step]]") -> Iterator[None]:
     with _set(_recording, None), _set(_replaying, deque(steps)):
         yield
