@@ -79,6 +79,11 @@ std::string Generation::WhoIsGone() const {
   return "";
 }
 
+std::string Generation::FailureText() const {
+  const std::string gone = WhoIsGone();
+  return "the generation has failed" + (gone.empty() ? "" : " (" + gone + ")");
+}
+
 void Generation::WatchMembers(uint64_t now) {
   for (uint32_t r = 0; r < layout.config.ranks; ++r) {
     const uint64_t beat = boards.rank(r).heartbeat.value.load(std::memory_order_relaxed);

@@ -45,6 +45,7 @@ struct Generation {
   // own heartbeat says.
   bool IsGone(uint32_t member) const;
   std::string WhoIsGone() const;  // "rank 3 left"; empty: nobody, as far as is known
+  std::string FailureText() const;  // "the generation has failed", and who is gone
   // The link's thread, once the daemon that made this generation is gone.
   void WatchMembers(uint64_t now);
   void Beat(uint64_t now) const {

@@ -77,9 +77,8 @@ void Link::State(ultraep_client_info* info, std::string* text) const {
     info->phase = ULTRAEP_OVER;
     const std::string gone = generation_->WhoIsGone();
     *text = gate.state == GateState::kFailed
-                ? "the generation has failed: a rank could not follow a plan"
-                : "the generation is over";
-    if (!gone.empty()) *text += ", " + gone;
+                ? "a rank could not follow a plan: " + generation_->FailureText()
+                : "the generation is over" + (gone.empty() ? "" : ": " + gone);
   }
 }
 

@@ -24,7 +24,7 @@ void Executor::GiveUp(Operation* operation, const std::string& text) {
   {
     std::lock_guard lock(mutex_);  // the first one knows why, the others stop because of it
     if (operation->failure.empty())
-      operation->failure = text.empty() ? "the generation has failed" : text;
+      operation->failure = text.empty() ? generation_->FailureText() : text;
   }
   generation_->Fail();
 }

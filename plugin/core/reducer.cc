@@ -90,7 +90,7 @@ Result Reducer::Prepare(Stream* stream, bool zero, uint64_t timeout_ns) {
 // Until every slot that the stream uses here has had its last gradient taken.
 Result Reducer::AwaitSlots(const Stream& stream, uint64_t timeout_ns) {
   const uint64_t start = NowNs();
-  if (failed()) return Tell(Failed("the generation has failed"));
+  if (failed()) return Tell(Failed(generation_->FailureText()));
   for (const Replica& r : stream.replicas) {
     if (r.rank != rank()) continue;
     const uint64_t spent = NowNs() - start;
@@ -119,7 +119,8 @@ Result Reducer::AwaitTaken(const Stream& stream, const Replica& replica, uint64_
   const std::string what = "slot " + std::to_string(replica.slot) + " of slot set " +
                            std::to_string(stream.set) + " still holds a gradient for rank " +
                            std::to_string(use.home);
-  if (failed()) return Tell(Failed("a rank could not follow, the generation has failed: " + what));
+  if (failed())
+    return Tell(Failed("a rank could not follow, " + generation_->FailureText() + ": " + what));
   if (elsewhere()) return Fail(what + ", which is in another operation" + kOneOrder);
   if (gone()) return Fail(what + ", which is gone");
   return Timeout(what + ", which has not added it yet");
@@ -129,7 +130,7 @@ Result Reducer::Start(const Stream& stream, void* const* mains, GradientType typ
                       std::shared_ptr<Reduce>* out) {
   OperationBook& book = *generation_->book;
   const auto issuing = book.Issuing();
-  if (failed()) return Tell(Failed("the generation has failed"));
+  if (failed()) return Tell(Failed(generation_->FailureText()));
   // First what may throw, then what cannot be taken back.
   auto reduce = std::make_shared<Reduce>(this);
   reduce->sequence = stream.sequence;

@@ -213,8 +213,7 @@ Result Steps::Await(uint64_t sequence, uint64_t timeout_ns, ResolvedStep* resolv
 Result Steps::TakePlan(OpenStep* step, ResolvedStep* resolved) {
   const Generation& g = *step->generation;
   if (g.failed())
-    return Failed(Step(step->sequence) +
-                  ": a rank could not follow a plan, the generation has failed");
+    return Failed(Step(step->sequence) + ": a rank could not follow a plan, " + g.FailureText());
   const RecordExpectation expect{g.id, step->sequence, g.rank, step->row.data()};
   std::string wrong = ReadRecord(g.layout.record, config_.shape(), g.boards.record(step->sequence),
                                  expect, &checker_, &resolved->plan);

@@ -60,7 +60,7 @@ Result Streamer::Start(const RecordedPlan& plan, bool restore, uint32_t set,
   const auto issuing = book.Issuing();
   const uint64_t sequence = plan.header.sequence;
   // First: after a failure nobody has released anything.
-  if (failed()) return Tell(Failed("the generation has failed"));
+  if (failed()) return Tell(Failed(generation_->FailureText()));
   if (Result wrong = book.CheckStream(sequence, restore, set); !wrong.ok()) return wrong;
   // First what may throw, then what cannot be taken back.
   const SlotLayout& layout = generation_->layout;
@@ -151,7 +151,8 @@ Result Streamer::AwaitArrival(Stream* stream, uint64_t timeout_ns, bool give_up)
     return Ok();
   }
   const std::string what = WhatIsMissing(*stream, missing);
-  if (failed()) return Tell(Failed("a rank could not follow, the generation has failed: " + what));
+  if (failed())
+    return Tell(Failed("a rank could not follow, " + generation_->FailureText() + ": " + what));
   if (gone || give_up) return Fail(what);
   return Timeout(what);
 }

@@ -24,15 +24,16 @@ class Shape:
 
 
 class Expert(nn.Module):
-    """[rows, hidden] -> [rows, hidden]"""
+    """[rows, hidden] -> [rows, hidden], SwiGLU"""
 
     def __init__(self, hidden: int, ffn: int) -> None:
         super().__init__()
+        self.gate = nn.Linear(hidden, ffn, bias=False)
         self.up = nn.Linear(hidden, ffn, bias=False)
         self.down = nn.Linear(ffn, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.relu(self.up(x)))
+        return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class Attention(nn.Module):

@@ -39,9 +39,9 @@ class Ranks:
     def _what_is_known(self) -> str:
         if self._balancer is None:
             return ""
-        for _ in range(20):  # the daemon needs a moment to notice a death
+        for _ in range(20):  # the daemon needs a moment to notice a death and to name the rank
             state = self._balancer.state()
-            if state.phase is not Phase.OPEN:
+            if state.phase is not Phase.OPEN and "rank " in state.text:
                 break
             time.sleep(0.05)
         return f" (the daemon: {state.text})"
@@ -134,9 +134,10 @@ class _Scatter(torch.autograd.Function):
 def _spread(rows: Tensor, routing: Routing) -> Tensor:
     """[sent rows, hidden] -> [tokens, top_k, hidden], zero where nothing was sent."""
     pairs = routing.tokens * routing.top_k
-    make = torch.empty if pairs == len(routing.order) else torch.zeros
-    spread = make((pairs, rows.shape[1]), dtype=rows.dtype, device=rows.device)
-    spread.index_copy_(0, routing.order, rows)
+    if pairs == len(routing.order):
+        spread = _permute(rows, routing.order, True)
+    else:
+        spread = rows.new_zeros((pairs, rows.shape[1])).index_copy_(0, routing.order, rows)
     return spread.view(routing.tokens, routing.top_k, rows.shape[1])
 
 
@@ -155,7 +156,9 @@ class _Permute(torch.autograd.Function):
 
 
 def _permute(rows: Tensor, index: Tensor, inverse: bool) -> Tensor:
-    return torch.empty_like(rows).index_copy_(0, index, rows) if inverse else rows[index]
+    if inverse:  # reading in any order is faster than writing so
+        index = torch.empty_like(index).scatter_(0, index, torch.arange(len(index)))
+    return rows.index_select(0, index)
 
 
 class _AllToAll(torch.autograd.Function):

@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ultraep.torch.balancer import Balancer
 from ultraep.client import PlanInfo, count_load
 from ultraep.errors import InvalidArgument
+from ultraep.torch.balancer import Balancer
 from ultraep.torch.exchange import Ranks, Routing, combine, dispatch, exchange_counts
 from ultraep.torch.layer_steps import LayerSteps
 from ultraep.torch.layout import check_alike, expert_sizes, layout_of
