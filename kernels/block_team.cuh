@@ -21,7 +21,7 @@ __device__ inline uint64_t LoadAcquire(const std::atomic<uint64_t>* word) {
 class BlockTeam {
  public:
   using Counter = unsigned long long;
-  static constexpr uint64_t kBlock = 4;  // a float4 per thread
+  static constexpr uint64_t kBlock = 8;  // two float4 per thread: on an H100 faster than one
   static constexpr uint32_t kMaxThreads = 512;
 
   // In shared memory, uninitialised.

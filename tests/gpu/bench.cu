@@ -164,10 +164,10 @@ void BenchStreams() {
   }
 }
 
-class WideTeam : public BlockTeam {
+class NarrowTeam : public BlockTeam {
  public:
   using BlockTeam::BlockTeam;
-  static constexpr uint64_t kBlock = 8;
+  static constexpr uint64_t kBlock = 4;
 };
 
 template <class Team>
@@ -273,8 +273,8 @@ void BenchReductions() {
         });
     Row(what + ", cudaMemcpyAsync", bytes, t, 0);
     for (const uint32_t blocks : {8, 16, 32, 64, 132, 264}) {
-      ReduceRow<BlockTeam>(group, launch, what + ", by 4", blocks, bytes, t.median);
-      ReduceRow<WideTeam>(group, launch, what + ", by 8", blocks, bytes, t.median);
+      ReduceRow<NarrowTeam>(group, launch, what + ", by 4", blocks, bytes, t.median);
+      ReduceRow<BlockTeam>(group, launch, what + ", by 8", blocks, bytes, t.median);
       if (wide)
         PlainRow<float>(group, main, what, blocks, kElements, bytes, t.median);
       else
