@@ -143,8 +143,9 @@ Result Streamer::AwaitArrival(Stream* stream, uint64_t timeout_ns, bool give_up)
     gone = upstream && missing == before;
     return missing == all || gone || failed();
   };
+  const uint64_t end = DeadlineAfter(stream->issued_ns, step_timeout_ns());
   WaitFor(own.arrivals, &own.sleeping, generation_->settings.spin_ns,
-          DeadlineAfter(NowNs(), std::min(timeout_ns, step_timeout_ns())), done);
+          std::min(DeadlineAfter(NowNs(), timeout_ns), end), done);
   if (missing == all) {
     std::lock_guard lock(mutex_);
     if (!stream->arrived_ns) stream->arrived_ns = NowNs();
@@ -153,7 +154,7 @@ Result Streamer::AwaitArrival(Stream* stream, uint64_t timeout_ns, bool give_up)
   const std::string what = WhatIsMissing(*stream, missing);
   if (failed())
     return Tell(Failed("a rank could not follow, " + generation_->FailureText() + ": " + what));
-  if (gone || give_up) return Fail(what);
+  if (gone || give_up || NowNs() >= end) return Fail(what);
   return Timeout(what);
 }
 

@@ -14,6 +14,7 @@ from ultraep import errors
 MAX_SHARDS = 8
 NO_EXPERT = 0xFFFFFFFF
 FLOAT32, BFLOAT16 = 0, 1
+TIMEOUT = 3
 
 
 class AttachOptions(ctypes.Structure):
@@ -94,7 +95,7 @@ _PROTOTYPES: dict[str, list[Any]] = {
 _ERRORS: dict[int, type[errors.UltraepError]] = {
     1: errors.InvalidArgument,
     2: errors.Refused,
-    3: errors.TimedOut,
+    TIMEOUT: errors.TimedOut,
     4: errors.Failed,
     5: errors.InternalError,
 }

@@ -6,7 +6,8 @@ seconds; a timeout of None is the group's step timeout.
 
 import ctypes
 import enum
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from ctypes import byref
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,14 +174,14 @@ class Plan:
         check(lib.ultraep_stream_weights(self._handle, slot_set, _pointers(main_weights)))
 
     def await_weights(self, timeout: float | None = None) -> None:
-        check(lib.ultraep_await_weights(self._handle, nanoseconds(timeout)))
+        self._wait(lib.ultraep_await_weights, timeout)
 
     def slot(self, slot: int) -> tuple[int, list[int]] | None:
         """(logical expert, addresses of its shards) in this rank's slot, or None: it is empty."""
         return self._in_slot(lib.ultraep_plan_get_slot, slot, len(self._config.shard_bytes))
 
     def release(self, timeout: float | None = None) -> None:
-        check(lib.ultraep_release(self._handle, nanoseconds(timeout)))
+        self._wait(lib.ultraep_release, timeout)
 
     def prepare_gradients(self, zero: bool = True, timeout: float | None = None) -> None:
         check(lib.ultraep_prepare_gradients(self._handle, int(zero), nanoseconds(timeout)))
@@ -197,7 +198,7 @@ class Plan:
                                            int(any_order)))
 
     def await_gradients(self, timeout: float | None = None) -> None:
-        check(lib.ultraep_await_gradients(self._handle, nanoseconds(timeout)))
+        self._wait(lib.ultraep_await_gradients, timeout)
 
     def stream_stats(self) -> dict[str, int]:
         """Of the last stream or restore, after release; see `ultraep_stream_stats`."""
@@ -206,6 +207,12 @@ class Plan:
     def reduce_stats(self) -> dict[str, int]:
         """Of the last reduction, after await_gradients; see `ultraep_reduce_stats`."""
         return self._stats(_abi.ReduceStats(), lib.ultraep_plan_get_reduce_stats)
+
+    def _wait(self, call: Any, timeout: float | None) -> None:
+        _wait(lambda ns: call(self._handle, ns), timeout, self._config)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Plan belongs to its process: it cannot be copied or pickled")
 
     def _stats(self, stats: Any, call: Any) -> dict[str, int]:
         check(call(self._handle, byref(stats)))
@@ -245,10 +252,12 @@ class Client:
         check(lib.ultraep_submit_load(self._handle, sequence, layer, microbatch, row, experts))
 
     def await_verdict(self, sequence: int, timeout: float | None = None) -> Plan:
+        if self._config is None:
+            raise InvalidArgument("the client has not joined a group")
         handle = ctypes.c_void_p()
-        check(lib.ultraep_await_verdict(self._handle, sequence, nanoseconds(timeout),
-                                        byref(handle)))
-        assert self._config is not None and handle.value
+        _wait(lambda ns: lib.ultraep_await_verdict(self._handle, sequence, ns, byref(handle)),
+              timeout, self._config)
+        assert handle.value
         return Plan(handle.value, self._config)
 
     def state(self) -> State:
@@ -261,6 +270,9 @@ class Client:
         """Ends the membership; open steps resolve at once, plans stay valid but for new streams."""
         check(lib.ultraep_leave(self._handle))
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a Client belongs to its process: it cannot be copied or pickled")
+
     def close(self) -> None:
         handle, self._handle = getattr(self, "_handle", None), None
         if handle:
@@ -270,6 +282,21 @@ class Client:
 def count_load(ids: int, count: int, experts: int, row: int) -> None:
     """ids: address of int32 [count], -1 = none. row: address of uint32 [experts], overwritten."""
     check(lib.ultraep_count_load(ids, count, experts, row))
+
+
+#: Seconds of a wait after which Python looks for signals, so that Ctrl-C is heard.
+_SLICE = 0.25
+
+
+def _wait(call: Callable[[int], int], timeout: float | None, config: Config) -> None:
+    """call(ns) is one of the ABI's waits, which may be repeated. By itself it ends at the group's
+    step timeout, counted from the issue of what is waited for."""
+    end = time.monotonic() + (config.step_timeout + 1 if timeout is None else timeout)
+    while True:
+        left = max(0.0, end - time.monotonic())
+        status = call(nanoseconds(min(left, _SLICE)))
+        if status != _abi.TIMEOUT or left <= _SLICE:
+            return check(status)
 
 
 def _pointers(addresses: Sequence[int]) -> Any:

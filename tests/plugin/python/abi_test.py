@@ -26,6 +26,7 @@ CONSTANTS = {
     "ULTRAEP_FLOAT32": _abi.FLOAT32,
     "ULTRAEP_BFLOAT16": _abi.BFLOAT16,
     "ULTRAEP_OK": 0,
+    "ULTRAEP_TIMEOUT": _abi.TIMEOUT,
     "ULTRAEP_INTERNAL": max(_abi._ERRORS),
     **{f"ULTRAEP_{v.name}": v for v in Verdict},
     **{f"ULTRAEP_{p.name}": p for p in Phase if p.name != "REFUSED"},

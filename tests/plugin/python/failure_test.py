@@ -175,6 +175,14 @@ def wrong(rank, ranks, socket, case):
         ut.BalancedMoE(inner, moe.experts, moe.balancer, layer=3)
     if case == "uneven":
         ut.BalancedMoE(inner, [*moe.experts[:-1], ut.TiledExpert(HIDDEN, 7)], moe.balancer)
+    if case == "converted":
+        moe.to(torch.bfloat16)(inputs(rank, 20, dtype=torch.bfloat16))
+    if case == "thawed":
+        moe = ut.BalancedMoE(inner, make_experts(rank, ranks).requires_grad_(False),
+                             ut.make_balancer(make_experts(rank, ranks).requires_grad_(False),
+                                              socket=socket))
+        moe.experts[1].down.requires_grad_()
+        moe(inputs(rank, 20))
     if case == "row":
         moe.balancer.plan(torch.zeros(3, dtype=torch.int32))
     return found, moe.last_plan.verdict
@@ -270,7 +278,9 @@ class FailureTest(unittest.TestCase):
 
     def test_layers_that_do_not_fit_are_refused(self):
         for case, expected in (("double", "torch.float64"), ("layer", "layer is 3"),
-                               ("uneven", "local expert 3"), ("row", "[3]")):
+                               ("uneven", "local expert 3"), ("row", "[3]"),
+                               ("converted", "is now torch.bfloat16 [64, 32]"),
+                               ("thawed", "down requires a gradient now")):
             for _, kind, text in self.lost(wrong, case):
                 self.assertEqual(kind, "InvalidArgument")
                 self.assertIn(expected, text)

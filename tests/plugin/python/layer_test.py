@@ -1,14 +1,21 @@
 """BalancedMoE on real ranks and a real daemon: results, gradients, checkpoints, microbatches."""
 
+import copy
+import pickle
+import threading
+import time
 import unittest
+import unittest.mock
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import ultraep.torch as ut
 from ranks import (EXPERTS, FFN, HIDDEN, Lost, gradients, inputs, make_experts, make_layers, run_ranks,
                    skewed_gate, start_daemon, worst)
 from ultraep import Verdict
+from ultraep.torch.step import Step
 
 
 def forward(rank, ranks, socket):
@@ -89,6 +96,59 @@ def twice(rank, ranks, socket):
     own = list(moe.experts.parameters())
     first, second = (torch.autograd.grad(loss, own, retain_graph=True) for _ in range(2))
     return all(map(torch.equal, first, second))
+
+
+def joins(rank, ranks, socket):
+    """What comes first in the backward: the sums' end, or attention's gradients."""
+    _, moe = make_layers(rank, ranks, socket)
+    orders = []
+    for starts in (True, False):
+        block, order = Block(moe, starts), []
+        join = Step.join
+        with unittest.mock.patch.object(Step, "join",
+                                        lambda *a: order.append("join") or join(*a)):
+            block.before.weight.register_hook(lambda g: order.append("attention"))
+            block(inputs(rank, 80)).sum().backward()
+        orders.append(order)
+    return orders
+
+
+def threads(rank, ranks, socket):
+    """Other threads of Python run while this one waits for a slow rank."""
+    _, moe = make_layers(rank, ranks, socket)
+    x = inputs(rank, 30)
+    moe(x)
+    dist.barrier()
+    ticks, over = 0, threading.Event()
+
+    def tick():
+        nonlocal ticks
+        while not over.wait(0.001):
+            ticks += 1
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    if rank == 1:
+        time.sleep(1)
+    moe.balancer.plan(torch.zeros(EXPERTS, dtype=torch.int32))
+    over.set()
+    thread.join()
+    return ticks
+
+
+def copies(rank, ranks, socket):
+    """An average of weights: a copied model is the same rank of the same group."""
+    _, moe = make_layers(rank, ranks, socket)
+    other = copy.deepcopy(moe)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(2)
+    x = inputs(rank, 50)
+    same = torch.equal(ut.BalancedMoE(moe.gate, other.experts)(x), other(x))
+    try:
+        pickle.dumps(moe.balancer._client)
+    except TypeError as e:
+        return same, not torch.equal(moe(x), other(x)), str(e)
 
 
 def microbatches(rank, ranks, socket, order):
@@ -238,6 +298,19 @@ class LayerTest(unittest.TestCase):
 
     def test_a_graph_that_is_kept_has_a_second_backward(self):
         self.assertEqual(self.run_ranks(twice), [True, True])
+
+    def test_sums_are_joined_after_attention_when_the_block_is_started(self):
+        for started, alone in self.run_ranks(joins):
+            self.assertEqual(started, ["attention", "join"])
+            self.assertEqual(alone, ["join", "attention"])
+
+    def test_waits_release_the_gil(self):
+        self.assertGreater(self.run_ranks(threads)[0], 100)
+
+    def test_a_copied_model_shares_the_balancer(self):
+        for same, differs, text in self.run_ranks(copies):
+            self.assertTrue(same and differs)
+            self.assertIn("belongs to its process", text)
 
     def test_a_recompute_without_its_plan_is_refused(self):
         with self.assertRaises(Lost) as lost:

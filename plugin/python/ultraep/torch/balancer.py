@@ -109,6 +109,9 @@ class Balancer:
         self._closed = True
         self._client.close()
 
+    def __deepcopy__(self, memo: Any) -> "Balancer":
+        return self  # a copied model (an average of weights, say) is still this rank
+
     def _say_phase(self) -> None:
         """One warning when balancing is off for a reason an operator should know, and one line when
         it is on again."""

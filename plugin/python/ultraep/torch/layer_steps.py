@@ -19,7 +19,7 @@ from ultraep.client import PlanInfo
 from ultraep.errors import InvalidArgument
 from ultraep.torch.balancer import Balancer
 from ultraep.torch.checkpoint import record_step, recorded_step
-from ultraep.torch.layout import check_alike, expert_sizes, layout_of, tensors_of
+from ultraep.torch.layout import check_alike, check_kept, expert_sizes, layout_of, tensors_of
 from ultraep.torch.nodes import Enter, Join, Leave, Pending
 from ultraep.torch.step import Step, saved_slots
 
@@ -56,8 +56,11 @@ class LayerSteps:
         """load: int32 [experts], this rank's row. Every rank calls it in the same order."""
         step = recorded_step(self)
         if step is None:
+            mains = self._mains()
+            for tensors in mains:
+                check_kept(tensors, self.layout, f"rank {self.rank}, layer {self.layer}")
             plan = self.balancer.plan(load, self.layer, microbatch)
-            step = Step(self.balancer, self.layout, plan, self._mains(), self._any_order)
+            step = Step(self.balancer, self.layout, plan, mains, self._any_order)
             record_step(self, step)
         self.last_plan = step.plan.info
         return step

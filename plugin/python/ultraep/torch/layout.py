@@ -67,6 +67,21 @@ def tensors_of(expert: nn.Module, layout: ExpertLayout) -> list[Tensor]:
     return [named[t.name] for t in layout.tensors]
 
 
+def check_kept(tensors: Sequence[Tensor], layout: ExpertLayout, where: str) -> None:
+    """Raises when an expert is no longer what its group was joined with."""
+    learns = len(layout.trainable)
+    for number, (t, known) in enumerate(zip(tensors, layout.tensors)):
+        if t.dtype != known.dtype or t.shape != known.shape or t.device.type != "cpu" or \
+                not t.is_contiguous():
+            raise InvalidArgument(f"{where}: expert tensor {known.name} is now {t.dtype} "
+                                  f"{list(t.shape)} on {t.device}, strides {t.stride()}; the "
+                                  f"balancer was made for contiguous {known.dtype} "
+                                  f"{list(known.shape)} on the CPU: make it after such changes")
+        if t.requires_grad and number >= learns:
+            raise InvalidArgument(f"{where}: {known.name} requires a gradient now, it did not when "
+                                  "the balancer was made: replicas' gradients would be lost")
+
+
 def check_alike(experts: Sequence[nn.Module], layout: ExpertLayout, rank: int) -> None:
     """Raises unless every expert has this layout and lies contiguously in CPU memory."""
     for number, expert in enumerate(experts):
