@@ -24,9 +24,9 @@ wrong: int = balancer.state().text
 
 def check_types(*arguments):
     with tempfile.TemporaryDirectory() as cache:
-        return subprocess.run(
-            [sys.executable, "-m", "mypy", "--strict", "--cache-dir", cache, *arguments],
-            capture_output=True, text=True, timeout=500)
+        command = f"python -m mypy --strict --cache-dir {cache}".split()[1:]
+        return subprocess.run([sys.executable, *command, *arguments], capture_output=True,
+                              text=True, timeout=500)
 
 
 class TypingTest(unittest.TestCase):
