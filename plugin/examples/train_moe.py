@@ -204,7 +204,9 @@ def main() -> None:
     options = parse(sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix="train-moe-") as directory:
         with daemon_for(options, directory):
-            mp.spawn(run_rank, (options, directory), nprocs=options.ranks)
+            # Forked: PyTorch is imported once.
+            mp.start_processes(run_rank, (options, directory), nprocs=options.ranks,
+                               start_method="fork")
         result = json.loads(Path(directory, "result.json").read_text())
     print_result(result)
     if options.json:
