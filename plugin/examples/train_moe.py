@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -75,6 +76,12 @@ def check(p: argparse.ArgumentParser, o: argparse.Namespace) -> None:
                  "top_k", "hidden", "ffn", "heads", "batch", "length"):
         if getattr(o, name) < 1:
             p.error(f"--{name.replace('_', '-')} is {getattr(o, name)}, must be at least 1")
+    if o.warmup_rounds < 0:
+        p.error(f"--warmup-rounds is {o.warmup_rounds}, must not be negative")
+    if not 0 <= o.slots <= 32:
+        p.error(f"--slots is {o.slots}, must be 0..32")
+    if o.trace and not os.access(os.path.dirname(os.path.abspath(o.trace)), os.W_OK):
+        p.error(f"--trace {o.trace} cannot be written")
     if o.experts % o.ranks:
         p.error(f"--experts is {o.experts}, must be a multiple of --ranks ({o.ranks})")
     if o.top_k > o.experts:
@@ -88,8 +95,10 @@ def check(p: argparse.ArgumentParser, o: argparse.Namespace) -> None:
 
 
 def read_text(paths: list[str]) -> bytes:
-    files = [f for p in map(Path, paths) for f in (sorted(p.rglob("*")) if p.is_dir() else [p])]
-    return b"\n".join(f.read_bytes() for f in files if f.is_file() and not f.is_symlink())
+    """Named files, and all below named folders that are no links to others there."""
+    files = [f for p in map(Path, paths) for f in
+             ([f for f in sorted(p.rglob("*")) if not f.is_symlink()] if p.is_dir() else [p])]
+    return b"\n".join(f.read_bytes() for f in files if f.is_file())
 
 
 @contextmanager
@@ -162,7 +171,8 @@ def summarize(trainers: dict[str, Trainer], o: argparse.Namespace, rank: int) ->
         seconds = statistics.median(trainer.seen.seconds)
         runs.append({"mode": mode, "tokens_per_second": o.ranks * o.batch * o.length / seconds,
                      "imbalance_before": before, "imbalance_after": after,
-                     "verdicts": trainer.seen.verdicts, "loss": trainer.seen.loss})
+                     "verdicts": trainer.seen.verdicts, "seconds": trainer.seen.seconds,
+                     "loss": trainer.seen.loss})
         if o.trace and rank == 0 and mode == ("balanced" if o.mode == "all" else o.mode):
             import numpy
             numpy.save(o.trace, loads.numpy().astype(numpy.uint32))
@@ -202,6 +212,7 @@ def print_result(result: dict) -> None:
 
 def main() -> None:
     options = parse(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ranks and daemon end with us
     with tempfile.TemporaryDirectory(prefix="train-moe-") as directory:
         with daemon_for(options, directory):
             # Forked: PyTorch is imported once.

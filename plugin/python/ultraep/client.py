@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from ctypes import byref
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 from ultraep import _abi
 from ultraep._abi import check, lib, nanoseconds
@@ -64,6 +64,12 @@ class Config:
                 raise InvalidArgument(
                     f"{name} has {len(getattr(self, name))} entries, the limit is "
                     f"{_abi.MAX_SHARDS} per expert: keep several tensors in one")
+        for name, kind in get_type_hints(Config).items():  # C would take them modulo 2^32
+            value = getattr(self, name)
+            if kind is int and not 0 <= value < 2**32 and name != "next_sequence" or \
+                    kind is float and not 0 <= value < 2**33:
+                raise InvalidArgument(f"{name} is {value}, must be 0 or more"
+                                      f"{' seconds' if kind is float else ''} and below 2^32")
         return _abi.GroupConfig(
             struct_size=ctypes.sizeof(_abi.GroupConfig), rank=self.rank,
             group_name=self.name.encode(), nonce=(ctypes.c_uint8 * 16)(*self.nonce),
@@ -151,6 +157,10 @@ class Plan:
         self.info = self._read_info()
 
     def __del__(self) -> None:
+        self.free()
+
+    def free(self) -> None:
+        """Gives the handle back, at once; other ranks may be told that they wait in vain."""
         handle, self._handle = getattr(self, "_handle", None), None
         if handle:
             lib.ultraep_plan_free(handle)

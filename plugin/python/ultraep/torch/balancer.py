@@ -2,16 +2,21 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import torch
 import torch.distributed as dist
 
 from ultraep.client import Client, Config, Phase, Plan, State, Verdict
 from ultraep.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from ultraep.torch.step import Step
 
 _log = logging.getLogger("ultraep")
 #: A config's fields that may differ between ranks.
@@ -35,6 +40,7 @@ class Balancer:
     socket: of the daemon; default $ULTRAEP_SOCKET, else the packages' path.
     step_timeout: seconds, the framework's collective timeout. wait: seconds to wait here for the
         group to be complete; without a daemon in that time the balancer goes on declining.
+    agree: whatever else all ranks must have alike, compared by its repr.
     Threads: one thread at a time makes plans; plans may be used from any thread.
     """
 
@@ -43,7 +49,7 @@ class Balancer:
                  slot_sets: int = 2, window: int = 2, domain_size: int = 0, name: str = "ultraep",
                  socket: str | None = None, step_timeout: float = 600.0,
                  solve_deadline: float = 0.0, fallback_tokens: int = 0, copy_threads: int = 0,
-                 wait: float = 0.0) -> None:
+                 wait: float = 0.0, agree: object = None) -> None:
         self.group = group
         nonce = [os.urandom(16)]
         dist.broadcast_object_list(nonce, group=group, group_src=0)
@@ -54,9 +60,10 @@ class Balancer:
             shard_bytes=tuple(shard_bytes), gradient_bytes=tuple(gradient_bytes),
             step_timeout=step_timeout, solve_deadline=solve_deadline,
             fallback_tokens=fallback_tokens, copy_threads=copy_threads)
-        _check_agreement(self.config, group)
+        _check_agreement(self.config, agree, group)
         self._sequence = 0
         self._operations = 0
+        self._users: WeakValueDictionary[int, Step] = WeakValueDictionary()  # by slot set
         self._closed = False
         self._said: Phase | None = None
         self._client = Client(socket)
@@ -99,13 +106,20 @@ class Balancer:
             self._say_phase()
         return plan
 
-    def next_slot_set(self) -> int:
-        """The set for the next stream or restore; all ranks count alike."""
+    def claim_slot_set(self, step: "Step") -> int:
+        """The set for the step's next stream or restore; all ranks count alike. Whoever had it last
+        and never released it has lost its backward to an error."""
         self._operations += 1
-        return self._operations % self.config.slot_sets
+        slot_set = self._operations % self.config.slot_sets
+        before = self._users.get(slot_set)
+        if before is not None and before is not step:
+            before.abandon()
+        self._users[slot_set] = step
+        return slot_set
 
     def close(self) -> None:
-        """Leaves the group. The others go on without plans; plans that are kept stay valid."""
+        """Leaves the group. The others go on without plans. Kept plans can still be routed, but not
+        streamed: run the last backward before."""
         self._closed = True
         self._client.close()
 
@@ -123,14 +137,27 @@ class Balancer:
             goes_on = ("" if state.phase is Phase.REFUSED else
                        ", and goes on trying to reach the daemon")
             warnings.warn(f"ultraep: rank {self.config.rank} uses the plain placement{goes_on}: "
-                          f"{state.text}", RuntimeWarning, stacklevel=4)
+                          f"{state.text}", RuntimeWarning, stacklevel=_callers_level())
         elif state.phase is Phase.OPEN and before is not None:
             _log.info("ultraep: rank %d: steps are planned", self.config.rank)
 
 
-def _check_agreement(config: Config, group: Any) -> None:
+def _callers_level() -> int:
+    """For warnings.warn: the first frame that is neither ours nor torch's."""
+    own = tuple(os.path.dirname(os.path.dirname(os.path.abspath(f)))
+                for f in (__file__, torch.__file__))
+    own = (own[0], os.path.join(own[1], "torch"))
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_code.co_filename.startswith(own):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _check_agreement(config: Config, agree: object, group: Any) -> None:
     everyone: list[Config] = [config] * config.ranks
     dist.all_gather_object(everyone, config, group=group)
+    others = [""] * config.ranks
+    dist.all_gather_object(others, repr(agree), group=group)
     for field in fields(Config):
         if field.name in _OWN_FIELDS:
             continue
@@ -139,3 +166,7 @@ def _check_agreement(config: Config, group: Any) -> None:
             if expected != found:
                 raise InvalidArgument(f"the EP group disagrees on {field.name}: rank 0 has "
                                       f"{expected}, rank {rank} has {found}")
+    for rank, found_text in enumerate(others):
+        if found_text != others[0]:
+            raise InvalidArgument(f"the EP group disagrees on its experts: rank 0 has {others[0]}, "
+                                  f"rank {rank} has {found_text}")

@@ -8,7 +8,7 @@ recompute is refused: it would be planned as a new step, perhaps differently.
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from ultraep.torch.layer_steps import LayerSteps
     from ultraep.torch.step import Step
 
-_recording: ContextVar["deque[tuple[LayerSteps, Step]] | None"] = ContextVar("recording",
-                                                                             default=None)
+#: Of every checkpoint around: one in another recomputes with it.
+_recording: ContextVar["tuple[deque[tuple[LayerSteps, Step]], ...]"] = ContextVar("recording",
+                                                                                  default=())
 _replaying: ContextVar["deque[tuple[LayerSteps, Step]] | None"] = ContextVar("replaying",
                                                                              default=None)
 
@@ -36,7 +37,7 @@ def checkpoint(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
 def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """For context_fn: the forward's steps are recorded and replayed by its recompute."""
     steps: "deque[tuple[LayerSteps, Step]]" = deque()
-    return _set(_recording, steps), _replay(steps)
+    return _set(_recording, (*_recording.get(), steps)), _Replay(steps)
 
 
 def recorded_step(layer: "LayerSteps") -> "Step | None":
@@ -55,8 +56,7 @@ def recorded_step(layer: "LayerSteps") -> "Step | None":
 
 
 def record_step(layer: "LayerSteps", step: "Step") -> None:
-    steps = _recording.get()
-    if steps is not None:
+    for steps in _recording.get():
         steps.append((layer, step))
 
 
@@ -69,7 +69,16 @@ def _set(variable: ContextVar[Any], value: Any) -> Iterator[None]:
         variable.reset(token)
 
 
-@contextmanager
-def _replay(steps: "deque[tuple[LayerSteps, Step]]") -> Iterator[None]:
-    with _set(_recording, None), _set(_replaying, deque(steps)):
-        yield
+class _Replay(AbstractContextManager[None]):
+    """Entered once per recompute: a graph that is kept has several."""
+
+    def __init__(self, steps: "deque[tuple[LayerSteps, Step]]") -> None:
+        self._steps = steps
+
+    def __enter__(self) -> None:
+        self._entered = ExitStack()
+        self._entered.enter_context(_set(_recording, ()))
+        self._entered.enter_context(_set(_replaying, deque(self._steps)))
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.__exit__(*error)

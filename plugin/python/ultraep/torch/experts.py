@@ -36,7 +36,8 @@ def _products(x: Tensor, matrix: Tensor, tile: int) -> Tensor:
     if whole < len(x):
         last = x.new_zeros((tile, x.shape[1]))
         last[:len(x) - whole] = x[whole:]
-        out[whole:] = torch.mm(last, matrix)[:len(x) - whole]
+        product = x.new_empty((tile, matrix.shape[1]))  # out=, as above: else autocast sees this one
+        out[whole:] = torch.mm(last, matrix, out=product)[:len(x) - whole]
     return out
 
 

@@ -21,7 +21,7 @@ from ultraep.torch.balancer import Balancer
 from ultraep.torch.checkpoint import record_step, recorded_step
 from ultraep.torch.layout import check_alike, check_kept, expert_sizes, layout_of, tensors_of
 from ultraep.torch.nodes import Enter, Join, Leave, Pending
-from ultraep.torch.step import Step, saved_slots
+from ultraep.torch.step import SavedSlots, Step
 
 
 class LayerSteps:
@@ -37,6 +37,7 @@ class LayerSteps:
         self.rank = balancer.config.rank
         self.layout = layout_of(experts[0])
         self.last_plan: PlanInfo | None = None
+        self._where = f"rank {self.rank}, layer {layer}"
         self._any_order = any_order
         self._started: tuple[Pending, list[Tensor]] | None = None
         check_alike(list(experts), self.layout, self.rank)
@@ -58,10 +59,10 @@ class LayerSteps:
         if step is None:
             mains = self._mains()
             for tensors in mains:
-                check_kept(tensors, self.layout, f"rank {self.rank}, layer {self.layer}")
+                check_kept(tensors, self.layout, self._where)
             plan = self.balancer.plan(load, self.layer, microbatch)
             step = Step(self.balancer, self.layout, plan, mains, self._any_order)
-            record_step(self, step)
+        record_step(self, step)  # a recompute too: of a checkpoint in it
         self.last_plan = step.plan.info
         return step
 
@@ -91,21 +92,38 @@ class LayerSteps:
         rows, link, *given = Enter.apply(step, rows, *trainable)
         instances = [(given[i * count:(i + 1) * count] + all_of[count:])
                      for i, all_of in enumerate(mains + slots)]
-        with saved_slots(step):
-            out = self._run(step, (rows, *beside), counts, instances)
+        with SavedSlots(step) as slots_saved:
+            out = self._run(step, (rows, *beside), counts, instances, slots_saved)
         result: Tensor = Leave.apply(step, out, link)
         return result
 
     def _run(self, step: Step, inputs: Sequence[Tensor], counts: Sequence[int],
-             instances: list[list[Tensor]]) -> Tensor:
+             instances: list[list[Tensor]], watched: SavedSlots | None = None) -> Tensor:
         parts = list(zip(*(torch.split(t, list(counts)) for t in inputs)))
         names = [t.name for t in self.layout.tensors]
         # A slot is computed by the code of the first expert: all experts are alike.
         modules = [*self.experts, *(self.experts[0] for _ in step.used_slots)]
         places = [*range(len(self.experts)), *(len(self.experts) + s for s in step.used_slots)]
-        results = [functional_call(module, dict(zip(names, tensors)), parts[place])
-                   for module, tensors, place in zip(modules, instances, places)]
-        return torch.cat([r if isinstance(r, Tensor) else r[0] for r in results])
+        results = []
+        for module, tensors, place in zip(modules, instances, places):
+            versions = self._versions(tensors)
+            saved = watched.saved if watched else 0
+            result = functional_call(module, dict(zip(names, tensors)), parts[place])
+            results.append(result if isinstance(result, Tensor) else result[0])
+            if versions != self._versions(tensors):
+                raise InvalidArgument(f"{self._where}: an expert writes to its buffers or frozen "
+                                      "parameters: what a replica writes would be lost")
+            if watched and watched.saved == saved and parts[place][0].requires_grad and \
+                    len(parts[place][0]) and results[-1].requires_grad:
+                raise InvalidArgument(f"{self._where}: an expert hides what it saves for its "
+                                      "backward, as a checkpoint in it does, which would recompute "
+                                      "with another expert's weights: checkpoint the layer instead")
+        return torch.cat(results)
+
+    def _versions(self, tensors: Sequence[Tensor]) -> list[int]:
+        """Of what does not learn: it stays as it is while it travels."""
+        kept = tensors[len(self.layout.trainable):]
+        return [] if torch.is_inference_mode_enabled() else [t._version for t in kept]
 
     def _mains(self) -> list[list[Tensor]]:
         return [tensors_of(e, self.layout) for e in self.experts]

@@ -47,12 +47,14 @@ def layout_of(expert: nn.Module) -> ExpertLayout:
     trainable = {n: p for n, p in parameters.items() if p.requires_grad}
     frozen = {n: p for n, p in parameters.items() if n not in trainable}
     everything = {**trainable, **frozen, **dict(expert.named_buffers())}
+    everything = {n: t for n, t in everything.items() if t.numel()}  # nothing to send of the others
     for name, t in trainable.items():
         if t.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise InvalidArgument(f"expert parameter {name} is {t.dtype}: replica gradients are "
                                   "float32, so parameters must be float32, bfloat16 or float16")
     layouts = {n: TensorLayout(n, tuple(t.shape), t.dtype) for n, t in everything.items()}
-    return ExpertLayout(tuple(layouts.values()), tuple(layouts[n] for n in trainable))
+    return ExpertLayout(tuple(layouts.values()),
+                        tuple(layouts[n] for n in trainable if n in layouts))
 
 
 def expert_sizes(expert: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -65,6 +67,12 @@ def tensors_of(expert: nn.Module, layout: ExpertLayout) -> list[Tensor]:
     """The expert's tensors in the layout's order."""
     named = {**dict(expert.named_parameters()), **dict(expert.named_buffers())}
     return [named[t.name] for t in layout.tensors]
+
+
+def kind_of(expert: nn.Module) -> list[str]:
+    """The types of all its modules: equal for experts that compute alike."""
+    return [f"{name}: {type(m).__module__}.{type(m).__qualname__}"
+            for name, m in expert.named_modules()]
 
 
 def check_kept(tensors: Sequence[Tensor], layout: ExpertLayout, where: str) -> None:
@@ -86,6 +94,9 @@ def check_alike(experts: Sequence[nn.Module], layout: ExpertLayout, rank: int) -
     """Raises unless every expert has this layout and lies contiguously in CPU memory."""
     for number, expert in enumerate(experts):
         other = layout_of(expert)
+        if kind_of(expert) != kind_of(experts[0]):
+            raise InvalidArgument(f"rank {rank}: local expert {number} is another kind of module "
+                                  "than local expert 0, whose code replicas run with")
         if other != layout:
             differing = next((pair for pair in zip(layout.tensors, other.tensors)
                               if pair[0] != pair[1]), (layout.tensors, other.tensors))

@@ -7,12 +7,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ultraep.client import PlanInfo, count_load
+from ultraep.client import PlanInfo
 from ultraep.errors import InvalidArgument
 from ultraep.torch.balancer import Balancer
 from ultraep.torch.exchange import Ranks, Routing, combine, dispatch, exchange_counts
 from ultraep.torch.layer_steps import LayerSteps
-from ultraep.torch.layout import check_alike, expert_sizes, layout_of
+from ultraep.torch.load import as_int32, count_load
+from ultraep.torch.layout import check_alike, kind_of, layout_of
 from ultraep.torch.nodes import Restore
 
 #: x [tokens, hidden] -> (weights [tokens, top_k], logical expert ids [tokens, top_k], -1 = none)
@@ -39,7 +40,11 @@ class BalancedMoE(nn.Module):
     gradients are complete when autograd accumulates them, so hooks, gradient accumulation and several
     microbatches in flight work as without ultraep. Every rank calls forward, and backward, equally
     often and in the same order, also with zero tokens. Under activation checkpointing use
-    `ultraep.torch.checkpoint`.
+    `ultraep.torch.checkpoint` around the layer, not inside of an expert.
+
+    An expert's forward, hooks included, runs for replicas as well, with the module of the rank's first
+    expert and the replica's weights: it must not keep them (autograd's save_for_backward may), nor write
+    to its buffers. dtype, shape and requires_grad of experts stay as they were when the layer was made.
     """
 
     def __init__(self, gate: Gate, experts: Sequence[nn.Module], balancer: Balancer | None = None, *,
@@ -72,15 +77,17 @@ class BalancedMoE(nn.Module):
     def start(self, x: Tensor) -> Tensor:
         """Optional, in training: call it on the input of the block (before attention) and go on with
         the result. The sums of replica gradients then run beside attention's backward, and are joined
-        at its end; without it they are joined at the end of this layer's backward."""
+        at its end; without it they are joined at the end of this layer's backward. The result is a
+        view of x: do not write to it in place."""
         return self._steps.start(x) if self._steps else x
 
     @_eager
     def _routed(self, x: Tensor, weights: Tensor, ids: Tensor, microbatch: int) -> Tensor:
-        ids = self._check(x, weights, ids)
-        load = torch.empty(len(self.experts) * self._ranks.count, dtype=torch.int32)
+        self._check(x, weights, ids)
         try:
-            count_load(ids.data_ptr(), ids.numel(), len(load), load.data_ptr())
+            experts = len(self.experts) * self._ranks.count
+            ids = as_int32(ids, experts)
+            load = count_load(ids, experts)
         except InvalidArgument as e:
             raise InvalidArgument(f"rank {self.rank}, layer {self.layer}: the gate's {e}") from None
         self.last_load = load
@@ -110,7 +117,7 @@ class BalancedMoE(nn.Module):
         out = combine(out, routing)
         return Restore.apply(step, out) if trainable is not None else out
 
-    def _check(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+    def _check(self, x: Tensor, weights: Tensor, ids: Tensor) -> None:
         where = f"rank {self.rank}, layer {self.layer}: "
         if x.device.type != "cpu":
             raise InvalidArgument(f"{where}x is on {x.device}: this build balances host memory only, "
@@ -121,14 +128,12 @@ class BalancedMoE(nn.Module):
         if weights.shape != ids.shape:
             raise InvalidArgument(f"{where}the gate's weights are {list(weights.shape)}, must be as "
                                   f"the ids {list(ids.shape)}")
-        if ids.dtype == torch.int64:  # a huge id must not become a small one
-            ids = ids.clamp(-2**31, 2**31 - 1)
-        return ids.detach().to(torch.int32).contiguous()
 
 
 def make_balancer(experts: Sequence[nn.Module], group: Any = None, **options: Any) -> Balancer:
     """A Balancer for layers of such experts (this rank's of one layer; every rank has as many).
     options: those of Balancer."""
-    shards, gradients = expert_sizes(experts[0])
-    return Balancer(group, experts=len(experts) * dist.get_world_size(group), shard_bytes=shards,
-                    gradient_bytes=gradients, **options)
+    layout = layout_of(experts[0])
+    return Balancer(group, experts=len(experts) * dist.get_world_size(group),
+                    shard_bytes=layout.shard_bytes, gradient_bytes=layout.gradient_bytes,
+                    agree=(layout, kind_of(experts[0])), **options)

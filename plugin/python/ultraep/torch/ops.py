@@ -49,8 +49,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from ultraep import client
 from ultraep.errors import InvalidArgument
+from ultraep.torch import load as loads
 from ultraep.torch.tickets import Held, balancer_of, held_by, live_steps, register, ticket_of
 
 __all__ = [
@@ -87,10 +87,7 @@ def count_load(ids: Tensor, experts: int) -> Tensor:
     ids: int32 or int64, any shape, -1 = none. Returns int32 [experts]. Raises InvalidArgument for
     ids that are not in -1 .. experts-1.
     """
-    ids = _as_int32(ids)
-    load = torch.empty(experts, dtype=torch.int32)
-    client.count_load(ids.data_ptr(), ids.numel(), experts, load.data_ptr())
-    return load
+    return loads.count_load(loads.as_int32(ids, experts), experts)
 
 
 @_shapes_of(count_load)
@@ -129,7 +126,7 @@ def route(ticket: Tensor, ids: Tensor) -> Tensor:
     if ids.dim() != 2:
         raise InvalidArgument(f"rank {held.rank}: ids are {list(ids.shape)}, must be "
                               "[tokens, top_k]")
-    logical = _as_int32(ids)
+    logical = loads.as_int32(ids, held.balancer.config.experts)
     physical = torch.empty_like(logical)
     held.plan.route(logical.data_ptr(), len(ids), ids.shape[1], physical.data_ptr())
     return physical.to(ids.dtype)
@@ -295,11 +292,3 @@ def _chosen(tensors: Sequence[Tensor], which: Sequence[bool]) -> list[Tensor]:
 def _copy(rows: Tensor) -> Tensor:
     return rows.clone(memory_format=torch.contiguous_format)
 
-
-def _as_int32(ids: Tensor) -> Tensor:
-    if ids.dtype not in (torch.int32, torch.int64) or ids.device.type != "cpu":
-        raise InvalidArgument(f"ids are {ids.dtype} on {ids.device}, must be int32 or int64 on the "
-                              "CPU")
-    if ids.dtype == torch.int64:  # a huge id must not become a small one
-        ids = ids.clamp(-2**31, 2**31 - 1)
-    return ids.to(torch.int32).contiguous()

@@ -2,7 +2,7 @@
 
 A slot's memory belongs to the step from `await_weights` to `release`. It is restored for the backward,
 perhaps elsewhere: what autograd saves of a slot's weights is therefore a name (SlotRef), not an
-address, see `saved_slots`.
+address, see `SavedSlots`.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from torch import Tensor
 from ultraep.torch.balancer import Balancer
 from ultraep.client import Plan
 from ultraep.errors import InvalidArgument, UltraepError
-from ultraep.torch.layout import ExpertLayout, TensorLayout
+from ultraep.torch.layout import ExpertLayout, TensorLayout, check_kept
 
 
 class Step:
@@ -58,10 +58,12 @@ class Step:
 
     def stream(self) -> None:
         """Starts the sends, of the forward or of a restore."""
-        self.streamed = True
         if self._moves:
-            self.plan.stream(self.balancer.next_slot_set(),
+            for tensors in self._mains:  # a restore comes later
+                check_kept(tensors, self.layout, f"rank {self._rank}")
+            self.plan.stream(self.balancer.claim_slot_set(self),
                              [t.data_ptr() for expert in self._mains for t in expert])
+        self.streamed = True
 
     def await_weights(self) -> None:
         self.plan.await_weights()
@@ -87,6 +89,11 @@ class Step:
         self.streamed = False
         self.plan.release()
 
+    def abandon(self) -> None:
+        """Of one whose backward never came to its end: the others wait for its gradients."""
+        if self.streamed:
+            self.plan.free()
+
     # Gradients
 
     @property
@@ -95,6 +102,9 @@ class Step:
 
     def prepare_gradients(self) -> None:
         if self.trains:
+            if self._moves:  # of a backward that did not reach the Join: nobody wants its sums
+                self.plan.await_gradients()
+                self._sums = {}
             self.plan.prepare_gradients(zero=False)  # end_backward writes all of it
 
     def end_backward(self, mains: Sequence[Tensor | None],
@@ -176,31 +186,51 @@ class SlotRef:
                                                                   self.offset)
 
 
-@contextmanager
-def saved_slots(step: Step) -> Iterator[None]:
+class SavedSlots:
     """What is saved for backward in here of the step's slots is saved as a SlotRef, everything else
     as it would be outside (hooks of an enclosing checkpoint or offload are called)."""
-    place = {
-        t.untyped_storage().data_ptr(): (slot, part)
-        for slot in step.used_slots for part, t in enumerate(step.slot_tensors(slot))
-    }
-    outer = torch._C._autograd._top_saved_tensors_default_hooks(False)
 
-    def pack(tensor: Tensor) -> Any:
-        found = place.get(tensor.untyped_storage().data_ptr()) if place else None
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._place = {
+            t.untyped_storage().data_ptr(): (slot, part)
+            for slot in step.used_slots for part, t in enumerate(step.slot_tensors(slot))
+        }
+        self._outer = torch._C._autograd._top_saved_tensors_default_hooks(False)
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+        self.saved = 0  #: tensors so far
+
+    def __enter__(self) -> "SavedSlots":
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.__exit__(*error)
+
+    def _pack(self, tensor: Tensor) -> Any:
+        self.saved += 1
+        found = self._place.get(tensor.untyped_storage().data_ptr()) if self._place else None
         if found is not None:
             return SlotRef(*found, tuple(tensor.size()), tensor.stride(),
                            int(tensor.storage_offset()))
-        return outer[0](tensor) if outer else tensor
+        if self._outer:
+            return self._outer[0](tensor)
+        return tensor, tensor._version  # hooks switch off autograd's own check
 
-    def unpack(packed: Any) -> Tensor:
+    def _unpack(self, packed: Any) -> Tensor:
         if isinstance(packed, SlotRef):
-            return packed.tensor(step)
-        result: Tensor = outer[1](packed) if outer else packed
-        return result
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        yield
+            return packed.tensor(self._step)
+        if self._outer:
+            result: Tensor = self._outer[1](packed)
+            return result
+        tensor, version = packed
+        if tensor._version != version:
+            raise RuntimeError(
+                f"rank {self._step.balancer.config.rank}: a tensor that the experts' backward needs "
+                f"has been modified by an inplace operation: it is at version {tensor._version}, "
+                f"expected {version}")
+        saved: Tensor = tensor
+        return saved
 
 
 def from_address(address: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
