@@ -217,7 +217,7 @@ def main() -> None:
         with daemon_for(options, directory):
             # Forked: PyTorch is imported once.
             mp.start_processes(run_rank, (options, directory), nprocs=options.ranks,
-                               start_method="fork")
+                               start_method="fork", daemon=True)
         result = json.loads(Path(directory, "result.json").read_text())
     print_result(result)
     if options.json:

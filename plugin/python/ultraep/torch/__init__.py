@@ -1,4 +1,9 @@
-"""ultraep for PyTorch: BalancedMoE and the pieces it is made of."""
+"""ultraep for PyTorch, 2.9 or newer: BalancedMoE and the pieces it is made of."""
+
+import torch
+
+if not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"):
+    raise ImportError(f"ultraep.torch needs torch 2.9 or newer, this is {torch.__version__}")
 
 from ultraep.torch.checkpoint import checkpoint
 from ultraep.torch.checkpoint import contexts as checkpoint_contexts

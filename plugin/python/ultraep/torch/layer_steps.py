@@ -92,8 +92,8 @@ class LayerSteps:
         rows, link, *given = Enter.apply(step, rows, *trainable)
         instances = [(given[i * count:(i + 1) * count] + all_of[count:])
                      for i, all_of in enumerate(mains + slots)]
-        with SavedSlots(step) as slots_saved:
-            out = self._run(step, (rows, *beside), counts, instances, slots_saved)
+        with SavedSlots(step, rows) as watched:
+            out = self._run(step, (rows, *beside), counts, instances, watched)
         result: Tensor = Leave.apply(step, out, link)
         return result
 

@@ -190,15 +190,17 @@ class SavedSlots:
     """What is saved for backward in here of the step's slots is saved as a SlotRef, everything else
     as it would be outside (hooks of an enclosing checkpoint or offload are called)."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, rows: Tensor) -> None:
+        """rows: the experts' input."""
         self._step = step
+        self._rows = rows.untyped_storage().data_ptr()
         self._place = {
             t.untyped_storage().data_ptr(): (slot, part)
             for slot in step.used_slots for part, t in enumerate(step.slot_tensors(slot))
         }
         self._outer = torch._C._autograd._top_saved_tensors_default_hooks(False)
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
-        self.saved = 0  #: tensors so far
+        self.saved = 0  #: tensors so far, the rows apart
 
     def __enter__(self) -> "SavedSlots":
         self._hooks.__enter__()
@@ -208,8 +210,9 @@ class SavedSlots:
         self._hooks.__exit__(*error)
 
     def _pack(self, tensor: Tensor) -> Any:
-        self.saved += 1
-        found = self._place.get(tensor.untyped_storage().data_ptr()) if self._place else None
+        address = tensor.untyped_storage().data_ptr()
+        self.saved += tensor.numel() > 0 and address != self._rows
+        found = self._place.get(address)
         if found is not None:
             return SlotRef(*found, tuple(tensor.size()), tensor.stride(),
                            int(tensor.storage_offset()))
