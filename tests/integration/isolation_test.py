@@ -105,7 +105,7 @@ def silent(socket_path, version, way):
         try:
             s.send(head(1, 80) + bytes(64))
             s.send(join(name, rank, ranks))
-        except BrokenPipeError:  # turned away
+        except (BrokenPipeError, ConnectionResetError):  # turned away
             pass
         return s
 
@@ -117,7 +117,7 @@ def silent(socket_path, version, way):
             try:
                 s = member(b"again%d" % n, 0, 1)
                 s.send(b"garbage")
-            except (BrokenPipeError, BlockingIOError):
+            except (BrokenPipeError, ConnectionResetError, BlockingIOError):
                 pass
     print("done", flush=True)
     sys.stdin.read()

@@ -8,8 +8,8 @@ from torch.utils.checkpoint import checkpoint
 
 import ultraep
 import ultraep.torch as ut
-from ranks import (FFN, HIDDEN, Lost, gradients, inputs, make_experts, make_layers, run_ranks,
-                   skewed_gate, start_daemon, worst)
+from ranks import (DaemonTest, FFN, HIDDEN, gradients, inputs, make_experts, make_layers,
+                   skewed_gate, worst)
 from ultraep import InvalidArgument
 
 
@@ -124,21 +124,12 @@ def autocast(rank, ranks, socket):
         return torch.equal(plain(inputs(rank, 130)), balanced(inputs(rank, 130)))
 
 
-class ExpertsTest(unittest.TestCase):
-
-    @classmethod
-    def setUpClass(cls):
-        cls.daemon = start_daemon()
-        cls.addClassCleanup(cls.daemon.close)
-
-    def run_ranks(self, function, *args):
-        return run_ranks(function, self.daemon.socket, *args)
+class ExpertsTest(DaemonTest):
 
     def check_refused(self, text, function, *args, kind="InvalidArgument"):
-        with self.assertRaises(Lost) as lost:
-            self.run_ranks(function, *args)
-        self.assertEqual(len(lost.exception.errors), 2)
-        for _, name, found in lost.exception.errors:
+        errors = self.lost(function, *args)
+        self.assertEqual(len(errors), 2)
+        for _, name, found in errors:
             self.assertEqual(name, kind)
             self.assertIn(text, found)
 

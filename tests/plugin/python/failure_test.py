@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 import ultraep.torch as ut
-from ranks import (EXPERTS, HIDDEN, Lost, gradients, inputs, make_experts, make_layers, run_ranks,
-                   skewed_gate, start_daemon)
+from ranks import (DaemonTest, EXPERTS, HIDDEN, Lost, gradients, inputs, make_experts, make_layers,
+                   run_ranks, skewed_gate, start_daemon)
 from ultraep import Failed, InvalidArgument, Phase, Verdict
 
 
@@ -218,20 +218,7 @@ def data_loaders(rank, ranks, socket):
     return same, phase
 
 
-class FailureTest(unittest.TestCase):
-
-    @classmethod
-    def setUpClass(cls):
-        cls.daemon = start_daemon()
-        cls.addClassCleanup(cls.daemon.close)
-
-    def run_ranks(self, function, *args):
-        return run_ranks(function, self.daemon.socket, *args)
-
-    def lost(self, function, *args):
-        with self.assertRaises(Lost) as raised:
-            self.run_ranks(function, *args)
-        return raised.exception.errors
+class FailureTest(DaemonTest):
 
     def test_without_a_daemon_there_is_one_warning_and_it_is_picked_up(self):
         for same, declined, texts in run_ranks(absent):

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import nn
 
 import ultraep.torch as ut
-from ranks import (EXPERTS, FFN, HIDDEN, Lost, gradients, inputs, make_experts, make_layers, run_ranks,
-                   skewed_gate, start_daemon, worst)
+from ranks import (DaemonTest, EXPERTS, FFN, HIDDEN, gradients, inputs, make_experts, make_layers,
+                   skewed_gate, worst)
 from ultraep import Verdict
 from ultraep.torch.step import Step
 
@@ -255,15 +255,7 @@ def unused_experts(rank, ranks, socket):
     return [[g is None for g in gradients(layer, x, layer(x))[1]] for layer in (plain, balanced)]
 
 
-class LayerTest(unittest.TestCase):
-
-    @classmethod
-    def setUpClass(cls):
-        cls.daemon = start_daemon()
-        cls.addClassCleanup(cls.daemon.close)
-
-    def run_ranks(self, function, *args, **options):
-        return run_ranks(function, self.daemon.socket, *args, **options)
+class LayerTest(DaemonTest):
 
     def test_tiled_experts_are_row_independent(self):
         for tile in (16, 64):
@@ -313,9 +305,8 @@ class LayerTest(unittest.TestCase):
             self.assertIn("belongs to its process", text)
 
     def test_a_recompute_without_its_plan_is_refused(self):
-        with self.assertRaises(Lost) as lost:
-            self.run_ranks(recompute_without_plan)
-        for _, kind, text in lost.exception.errors:
+        errors = self.lost(recompute_without_plan)
+        for _, kind, text in errors:
             self.assertEqual(kind, "InvalidArgument")
             self.assertIn("ultraep.torch.checkpoint", text)
 

@@ -17,7 +17,7 @@ from torch import nn
 
 import ultraep
 import ultraep.torch as ut
-from ranks import Lost, run_ranks, start_daemon, worst
+from ranks import DaemonTest, run_ranks, worst
 
 try:
     import megatron.core  # noqa: F401
@@ -303,15 +303,7 @@ def blocks(rank, ranks, socket):
 
 
 @unittest.skipUnless(HAVE_MEGATRON, "megatron-core is not installed")
-class MegatronTest(unittest.TestCase):
-
-    @classmethod
-    def setUpClass(cls):
-        cls.daemon = start_daemon()
-        cls.addClassCleanup(cls.daemon.close)
-
-    def run_ranks(self, function, *args, **options):
-        return run_ranks(function, self.daemon.socket, *args, **options)
+class MegatronTest(DaemonTest):
 
     def check(self, options, same=("y", "no_grad", "x", "probs", "router"), ranks=2):
         with self.subTest(options):
@@ -353,9 +345,8 @@ class MegatronTest(unittest.TestCase):
                 self.assertEqual(self.run_ranks(recomputed, options), [True, True])
 
     def test_a_recompute_without_its_plan_is_refused(self):
-        with self.assertRaises(Lost) as lost:
-            self.run_ranks(recomputed_without_plan)
-        for _, kind, text in lost.exception.errors:
+        errors = self.lost(recomputed_without_plan)
+        for _, kind, text in errors:
             self.assertEqual(kind, "InvalidArgument")
             self.assertIn("recomputed without its plan", text)
 

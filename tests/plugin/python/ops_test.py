@@ -11,8 +11,8 @@ from torch import nn
 from torch.library import opcheck
 
 import ultraep.torch as ut
-from ranks import (EXPERTS, HIDDEN, TOP_K, Lost, inputs, make_experts, make_layers, run_ranks,
-                   skewed_gate, start_daemon, worst)
+from ranks import (DaemonTest, EXPERTS, HIDDEN, inputs, make_experts, make_layers, skewed_gate,
+                   worst)
 from ultraep import InvalidArgument
 from ultraep.torch import ops
 
@@ -258,12 +258,11 @@ def refusals(rank, ranks, socket):
     return texts
 
 
-class OpsTest(unittest.TestCase):
+class OpsTest(DaemonTest):
 
     @classmethod
     def setUpClass(cls):
-        cls.daemon = start_daemon()
-        cls.addClassCleanup(cls.daemon.close)
+        super().setUpClass()
         directory = tempfile.TemporaryDirectory()
         cls.addClassCleanup(directory.cleanup)
         # Of the compiler: its output goes, and it compiles in the rank itself.
@@ -271,9 +270,6 @@ class OpsTest(unittest.TestCase):
                             "TORCHINDUCTOR_COMPILE_THREADS": "1"}.items():
             cls.addClassCleanup(os.environ.pop, name, None)
             os.environ[name] = value
-
-    def run_ranks(self, function, *args, **options):
-        return run_ranks(function, self.daemon.socket, *args, **options)
 
     def test_ids_out_of_range_are_refused(self):
         for count in (ops.count_load,

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import unittest
 from datetime import timedelta
 
 import torch
@@ -74,6 +75,24 @@ def _rank(function, rank, ranks, directory, answers, args):
     finally:
         sys.stdout.flush()
         os._exit(0)  # forked: nothing of the parent's is this process's to clean up
+
+
+class DaemonTest(unittest.TestCase):
+    """One daemon for all tests; ranks run function(rank, ranks, its socket, *args)."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = start_daemon()
+        cls.addClassCleanup(cls.daemon.close)
+
+    def run_ranks(self, function, *args, **options):
+        return run_ranks(function, self.daemon.socket, *args, **options)
+
+    def lost(self, function, *args):
+        """What the ranks that raised or died say, see Lost.errors."""
+        with self.assertRaises(Lost) as raised:
+            self.run_ranks(function, *args)
+        return raised.exception.errors
 
 
 def skewed_gate(bias, experts=EXPERTS, top_k=TOP_K, hidden=HIDDEN):

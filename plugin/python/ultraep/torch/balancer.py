@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ultraep.client import Client, Config, Phase, Plan, State, Verdict
-from ultraep.errors import InvalidArgument
+from ultraep.errors import Failed, InvalidArgument
 
 if TYPE_CHECKING:
     from ultraep.torch.step import Step
@@ -35,7 +35,7 @@ class Balancer:
     slots: redundant slots per rank. layers: MoE layers that use this balancer.
     shard_bytes, gradient_bytes: of one expert's tensors, and of their float32 gradients; both come
         from `ultraep.torch.expert_sizes`.
-    slot_sets: places per slot; the ranks' operations alternate between them, so that a layer need not
+    slot_sets: places per slot; steps alternate between them, so that a layer need not
         wait for the one before it. window: steps that may be open at once.
     socket: of the daemon; default $ULTRAEP_SOCKET, else the packages' path.
     step_timeout: seconds, the framework's collective timeout. wait: seconds to wait here for the
@@ -62,7 +62,6 @@ class Balancer:
             fallback_tokens=fallback_tokens, copy_threads=copy_threads)
         _check_agreement(self.config, agree, group)
         self._sequence = 0
-        self._operations = 0
         self._users: WeakValueDictionary[int, Step] = WeakValueDictionary()  # by slot set
         self._closed = False
         self._said: Phase | None = None
@@ -98,8 +97,14 @@ class Balancer:
                 f"{load.device}, must be contiguous torch.int32 [{self.config.experts}] on the CPU")
         if self._closed:
             raise InvalidArgument(f"rank {self.config.rank}: this balancer is closed")
-        sequence = self._sequence
-        self._client.submit(sequence, layer, microbatch, load.data_ptr(), self.config.experts)
+        sequence, experts = self._sequence, self.config.experts
+        try:
+            self._client.submit(sequence, layer, microbatch, load.data_ptr(), experts)
+        except Failed:  # of an earlier step. This one is lost with it, its number too: others may
+            self._client.submit(sequence, layer, microbatch, load.data_ptr(), experts)
+            self._sequence += 1  # hear of it later, with theirs submitted
+            self._client.await_verdict(sequence)
+            raise
         self._sequence += 1  # not before: a refused row is no step
         plan = self._client.await_verdict(sequence)
         if plan.info.verdict is Verdict.DECLINED or self._said not in (None, Phase.OPEN):
@@ -107,10 +112,10 @@ class Balancer:
         return plan
 
     def claim_slot_set(self, step: "Step") -> int:
-        """The set for the step's next stream or restore; all ranks count alike. Whoever had it last
-        and never released it has lost its backward to an error."""
-        self._operations += 1
-        slot_set = self._operations % self.config.slot_sets
+        """The set for the step's streams and restores: a function of its sequence, so that ranks agree
+        also after failures that only some of them met. Whoever had the set last and never released it
+        has lost its backward to an error."""
+        slot_set = step.plan.info.sequence % self.config.slot_sets
         before = self._users.get(slot_set)
         if before is not None and before is not step:
             before.abandon()
