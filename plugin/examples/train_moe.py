@@ -42,8 +42,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--mode", choices=["none", "balanced", "ideal", "all"], default="all",
                    help="plain layer, with ultraep, forced even routing, or all of them in turn")
-    p.add_argument("--rounds", type=int, default=12, help="rounds that are timed")
-    p.add_argument("--round-steps", type=int, default=3, help="steps of a mode in a round")
+    p.add_argument("--rounds", type=int, default=10, help="rounds that are timed")
+    p.add_argument("--round-steps", type=int, default=2, help="steps of a mode in a round")
     p.add_argument("--warmup-rounds", type=int, default=1, help="rounds before these")
     p.add_argument("--imbalance", type=float, default=1.5,
                    help="that the gate is held at: tokens of the fullest rank / mean")
@@ -57,7 +57,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     p.add_argument("--hidden", type=int, default=256, help="size of a token")
     p.add_argument("--ffn", type=int, default=1024, help="inner size of an expert")
     p.add_argument("--heads", type=int, default=4, help="of attention")
-    p.add_argument("--batch", type=int, default=16, help="sequences per rank")
+    p.add_argument("--batch", type=int, default=32, help="sequences per rank")
     p.add_argument("--length", type=int, default=128, help="tokens of a sequence")
     p.add_argument("--learning-rate", type=float, default=1e-4, help="of AdamW")
     p.add_argument("--seed", type=int, default=1, help="of weights and batches")
