@@ -115,42 +115,47 @@ struct alignas(kSize * sizeof(T)) Vector {
   T at[kSize];
 };
 
-// Elements [at, at + kSize) of one part: main += every chosen replica's. A constant size, so that
-// compilers unroll it. kVector: mains and gradients are vectors there.
-template <bool kVector, uint64_t kSize, class Main>
-ULTRAEP_HOST_DEVICE void AddBlock(const SlotView& slots, uint32_t set, const Chosen& chosen,
-                                  uint32_t part, const Addends& addends, uint64_t at, Main* main) {
-  float sum[kSize];
-  if constexpr (kVector) {
-    const auto own = *reinterpret_cast<const Vector<kSize, Main>*>(main + at);
-    Vector<kSize, float> held[Addends::kMost];  // all loads are under way before the first sum
-    for (uint32_t c = 0; c < Addends::kMost; ++c)
-      if (c < addends.count)
-        held[c] = *reinterpret_cast<const Vector<kSize, float>*>(addends.at[c] + at);
-    for (uint64_t i = 0; i < kSize; ++i) sum[i] = Load(own.at + i);
-    for (uint32_t c = 0; c < Addends::kMost; ++c)
-      for (uint64_t i = 0; i < kSize; ++i)
-        if (c < addends.count) sum[i] += held[c].at[i];
-  } else {
-    for (uint64_t i = 0; i < kSize; ++i) sum[i] = Load(main + at + i);
-    for (uint32_t c = 0; c < addends.count; ++c) {
-      const float* gradient = addends.at[c] + at;
-      for (uint64_t i = 0; i < kSize; ++i) sum[i] += gradient[i];
-    }
-  }
-  for (uint32_t c = addends.rest; c < chosen.count; ++c) {
+// Adds the chosen replicas from `first` on to elements [at, at + kSize) of one part.
+template <uint64_t kSize>
+ULTRAEP_HOST_DEVICE void AddTo(float (&sum)[kSize], const SlotView& slots, uint32_t set,
+                               const Chosen& chosen, uint32_t first, uint32_t part, uint64_t at) {
+  for (uint32_t c = first; c < chosen.count; ++c) {
     if (!chosen.has(c)) continue;
     const Replica& r = chosen.replicas[c];
     const float* gradient = slots.gradient(r.rank, set, r.slot, part) + at;
     for (uint64_t i = 0; i < kSize; ++i) sum[i] += gradient[i];
   }
-  if constexpr (kVector) {
-    Vector<kSize, Main> own;
-    for (uint64_t i = 0; i < kSize; ++i) Store(own.at + i, sum[i]);
-    *reinterpret_cast<Vector<kSize, Main>*>(main + at) = own;
-  } else {
-    for (uint64_t i = 0; i < kSize; ++i) Store(main + at + i, sum[i]);
-  }
+}
+
+// Elements [at, at + kSize) of one part: main += every chosen replica's. A constant size, so that
+// compilers unroll it.
+template <uint64_t kSize, class Main>
+ULTRAEP_HOST_DEVICE void AddBlock(const SlotView& slots, uint32_t set, const Chosen& chosen,
+                                  uint32_t part, uint64_t at, Main* main) {
+  float sum[kSize];
+  for (uint64_t i = 0; i < kSize; ++i) sum[i] = Load(main + at + i);
+  AddTo(sum, slots, set, chosen, 0, part, at);
+  for (uint64_t i = 0; i < kSize; ++i) Store(main + at + i, sum[i]);
+}
+
+// The same where mains and gradients are vectors: all loads are under way before the first sum.
+template <uint64_t kSize, class Main>
+ULTRAEP_HOST_DEVICE void AddVector(const SlotView& slots, uint32_t set, const Chosen& chosen,
+                                   uint32_t part, const Addends& addends, uint64_t at, Main* main) {
+  float sum[kSize];
+  auto* const place = reinterpret_cast<Vector<kSize, Main>*>(main + at);
+  Vector<kSize, Main> own = *place;
+  Vector<kSize, float> held[Addends::kMost];
+  for (uint32_t c = 0; c < Addends::kMost; ++c)
+    if (c < addends.count)
+      held[c] = *reinterpret_cast<const Vector<kSize, float>*>(addends.at[c] + at);
+  for (uint64_t i = 0; i < kSize; ++i) sum[i] = Load(own.at + i);
+  for (uint32_t c = 0; c < Addends::kMost; ++c)
+    for (uint64_t i = 0; i < kSize; ++i)
+      if (c < addends.count) sum[i] += held[c].at[i];
+  AddTo(sum, slots, set, chosen, addends.rest, part, at);
+  for (uint64_t i = 0; i < kSize; ++i) Store(own.at + i, sum[i]);
+  *place = own;
 }
 
 template <class Team, class Main>
@@ -158,20 +163,20 @@ ULTRAEP_HOST_DEVICE void AddRange(Team& team, const SlotView& slots, uint32_t se
                                   const Chosen& chosen, uint32_t part, uint64_t from, uint64_t to,
                                   Main* main) {
   constexpr uint64_t kBlock = Team::kBlock;
-  const Addends addends(slots, set, chosen, part);
   const uint64_t whole = from + (to - from) / kBlock * kBlock;
-  const uint64_t first = from + team.rank() * kBlock, step = team.size() * kBlock;
-  // A slot's parts start on lines, so gradients are aligned where their indices are.
-  constexpr bool kVector = kBlock <= 8;
-  if (kVector && from % kBlock == 0 &&
-      reinterpret_cast<uintptr_t>(main) % (kBlock * sizeof(Main)) == 0)
-    for (uint64_t at = first; at < whole; at += step)
-      AddBlock<kVector, kBlock>(slots, set, chosen, part, addends, at, main);
-  else
-    for (uint64_t at = first; at < whole; at += step)
-      AddBlock<false, kBlock>(slots, set, chosen, part, addends, at, main);
-  for (uint64_t at = whole + team.rank(); at < to; at += team.size())
-    AddBlock<false, 1>(slots, set, chosen, part, addends, at, main);
+  uint64_t at = from + team.rank() * kBlock;
+  if constexpr (kBlock <= 8) {
+    // A slot's parts start on lines, so gradients are aligned where their indices are.
+    if (from % kBlock == 0 && reinterpret_cast<uintptr_t>(main) % (kBlock * sizeof(Main)) == 0) {
+      const Addends addends(slots, set, chosen, part);
+      for (; at < whole; at += team.size() * kBlock)
+        AddVector<kBlock>(slots, set, chosen, part, addends, at, main);
+    }
+  }
+  for (; at < whole; at += team.size() * kBlock)
+    AddBlock<kBlock>(slots, set, chosen, part, at, main);
+  for (at = whole + team.rank(); at < to; at += team.size())
+    AddBlock<1>(slots, set, chosen, part, at, main);
 }
 
 // Elements [begin, end) of one expert's gradient, through the parts they lie in.
