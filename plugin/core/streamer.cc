@@ -121,7 +121,7 @@ std::string Streamer::WhatIsMissing(const Stream& stream, uint32_t transfer) con
                     : "rank " + std::to_string(sender) + " has not sent it");
 }
 
-Result Streamer::AwaitArrival(Stream* stream, uint64_t timeout_ns, bool give_up) {
+Result Streamer::AwaitArrival(Stream* stream, uint64_t timeout_ns) {
   {
     std::lock_guard lock(mutex_);
     if (stream->released) return Invalid("the plan's slots are released already");
@@ -154,7 +154,7 @@ Result Streamer::AwaitArrival(Stream* stream, uint64_t timeout_ns, bool give_up)
   const std::string what = WhatIsMissing(*stream, missing);
   if (failed())
     return Tell(Failed("a rank could not follow, " + generation_->FailureText() + ": " + what));
-  if (gone || give_up || NowNs() >= end) return Fail(what);
+  if (gone || NowNs() >= end) return Fail(what);
   return Timeout(what);
 }
 
@@ -169,8 +169,7 @@ Result Streamer::Release(Stream* stream, uint64_t timeout_ns) {
   Result done = OutcomeOf(*stream);
   if (done.ok()) {
     const uint64_t spent = NowNs() - start;
-    done = AwaitArrival(stream, timeout_ns - std::min(spent, timeout_ns),
-                        timeout_ns >= step_timeout_ns());
+    done = AwaitArrival(stream, timeout_ns - std::min(spent, timeout_ns));
   }
   if (done.status == ULTRAEP_TIMEOUT) return done;
   std::lock_guard lock(mutex_);

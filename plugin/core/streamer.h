@@ -45,10 +45,9 @@ class Streamer : public Executor {
   // released.
   Result Start(const RecordedPlan& plan, bool restore, uint32_t set, const void* const* mains,
                std::shared_ptr<Stream>* stream);
-  // Until this rank's slots are complete.
-  Result AwaitArrival(Stream* stream, uint64_t timeout_ns) {
-    return AwaitArrival(stream, timeout_ns, timeout_ns >= step_timeout_ns());
-  }
+  // Until this rank's slots are complete. At the step timeout since its issue this rank cannot
+  // follow.
+  Result AwaitArrival(Stream* stream, uint64_t timeout_ns);
   // Until this rank's own sends are done and its own slots are complete: a transfer that is still
   // under way would land in the next operation. Then the slot set is free for the next one.
   Result Release(Stream* stream, uint64_t timeout_ns);
@@ -59,8 +58,6 @@ class Streamer : public Executor {
   friend struct Stream;
   class Waits;
 
-  // give_up: at the end of the time this rank cannot follow.
-  Result AwaitArrival(Stream* stream, uint64_t timeout_ns, bool give_up);
   void Send(Stream* stream);
   // A rank on the transfer's way from the main copy that is proven gone, or -1.
   int64_t GoneUpstream(const Stream& stream, uint32_t transfer) const;

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ultraep.torch.balancer import Balancer
 from ultraep.client import Phase
 from ultraep.errors import Failed
+from ultraep.torch.balancer import Balancer
 
 
 class Ranks:

@@ -19,7 +19,7 @@ from ultraep.client import PlanInfo
 from ultraep.errors import InvalidArgument
 from ultraep.torch.balancer import Balancer
 from ultraep.torch.checkpoint import record_step, recorded_step
-from ultraep.torch.layout import check_alike, check_kept, expert_sizes, layout_of, tensors_of
+from ultraep.torch.layout import check_alike, check_kept, layout_of, tensors_of
 from ultraep.torch.nodes import Enter, Join, Leave, Pending
 from ultraep.torch.step import SavedSlots, Step
 
@@ -133,7 +133,7 @@ class LayerSteps:
         return [t for tensors in self._mains() for t in tensors[:count]]
 
     def _check_balancer(self) -> None:
-        shards, gradients = expert_sizes(self.experts[0])
+        shards, gradients = self.layout.shard_bytes, self.layout.gradient_bytes
         config = self.balancer.config
         for name, needed, given in (("experts", len(self.experts) * config.ranks, config.experts),
                                     ("shard_bytes", shards, tuple(config.shard_bytes)),

@@ -1,5 +1,6 @@
 """What one expert consists of: its tensors in a fixed order, the same for all experts of a layer."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,10 +18,7 @@ class TensorLayout:
 
     @property
     def elements(self) -> int:
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,11 @@ class BalancedMoE(nn.Module):
         self.rank = self._ranks.rank
         #: Of the last forward: this rank's load row, int32 [experts].
         self.last_load: Tensor | None = None
-        check_alike(list(self.experts), layout_of(self.experts[0]), self.rank)
-        self._steps = LayerSteps(self.experts, balancer, layer, any_order) if balancer else None
+        self._steps: LayerSteps | None = None
+        if balancer:
+            self._steps = LayerSteps(self.experts, balancer, layer, any_order)
+        else:
+            check_alike(list(self.experts), layout_of(self.experts[0]), self.rank)
 
     @property
     def last_plan(self) -> PlanInfo | None:

@@ -6,6 +6,7 @@ address, see `SavedSlots`.
 """
 
 import ctypes
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ultraep.torch.balancer import Balancer
 from ultraep.client import Plan
 from ultraep.errors import InvalidArgument, UltraepError
+from ultraep.torch.balancer import Balancer
 from ultraep.torch.layout import ExpertLayout, TensorLayout, check_kept
 
 
@@ -238,9 +239,7 @@ class SavedSlots:
 
 def from_address(address: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A contiguous CPU tensor on memory that someone else owns."""
-    count = 1
-    for size in shape:
-        count *= size
+    count = math.prod(shape)
     if count == 0:
         return torch.empty(tuple(shape), dtype=dtype)
     memory = (ctypes.c_char * (count * dtype.itemsize)).from_address(address)
