@@ -9,9 +9,9 @@
 
 #include "protocol/group_config.h"
 #include "protocol/plan_record.h"
+#include "protocol/rank_statistics.h"
 #include "protocol/segment.h"
 #include "protocol/slot_board.h"
-#include "protocol/transfer_totals.h"
 #include "protocol/verdict_board.h"
 #include "protocol/words.h"
 
@@ -38,27 +38,27 @@ static_assert(sizeof(RowHeader) == kLine && alignof(RowHeader) == 8, "bump kLayo
 
 // Written by one rank, read by the daemon and the members.
 //
-//    0                256         384        512            640       1664     1792
-//   +----------------+-----------+----------+--------------+---------+--------+
-//   | SegmentHeader  | heartbeat | sleeping | accept pulse | accepts | totals |
-//   +----------------+-----------+----------+--------------+---------+--------+
-//    1792: K x { stamp word | RowHeader | row u32[experts], padded to 128 }
+//    0                256         384        512            640       1664         2560
+//   +----------------+-----------+----------+--------------+---------+------------+
+//   | SegmentHeader  | heartbeat | sleeping | accept pulse | accepts | statistics |
+//   +----------------+-----------+----------+--------------+---------+------------+
+//    2560: K x { stamp word | RowHeader | row u32[experts], padded to 128 }
 //
 // heartbeat: CLOCK_MONOTONIC ns. sleeping: how many of the rank's threads wait on the verdict
 // board's pulse. accepts: one word per slot set, the number of an operation (rule 6) for which the
 // set's slots on this rank may be written now; it says at once that the one before is released and
 // that this rank is in the same operation as the sender. accept pulse: raised with each of them.
-// totals: for people, nobody decides by them. stamp: sequence + 1, stored after row and header.
+// statistics: for people, nobody decides by them. stamp: sequence + 1, stored after row and header.
 struct RankBoard {
   SegmentHeader header;
   Word heartbeat;
   Word sleeping;
   Pulse accept_pulse;
   Word accepts[kMaxSlotSets];
-  TransferTotals totals;
+  RankStatistics statistics;
 };
-static_assert(sizeof(RankBoard) == 1792 && alignof(RankBoard) == kLine, "bump kLayoutVersion");
-static_assert(offsetof(RankBoard, accepts) == 640 && offsetof(RankBoard, totals) == 1664,
+static_assert(sizeof(RankBoard) == 2560 && alignof(RankBoard) == kLine, "bump kLayoutVersion");
+static_assert(offsetof(RankBoard, accepts) == 640 && offsetof(RankBoard, statistics) == 1664,
               "bump kLayoutVersion");
 
 // A member as the daemon knows it.

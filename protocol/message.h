@@ -13,7 +13,7 @@
 //     Join(config, rank)        ->      (again, for the next generation)
 //     Leave                     ->      (or the connection closes: member gone)
 //
-//   ultraepctl: Hello, Welcome, StatusRequest -> StatusDaemon, StatusGroup..., StatusEnd
+//   ultraepctl says Hello as well; its messages stand in operator_messages.h.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +22,6 @@
 #include <string>
 
 #include "protocol/group_config.h"
-#include "protocol/transfer_totals.h"
 #include "protocol/version.h"
 
 namespace ultraep {
@@ -40,6 +39,11 @@ enum class MessageType : uint16_t {
   kStatusGroup = 10,
   kStatusEnd = 11,
   kOver = 12,
+  kEventsRequest = 13,
+  kEvent = 14,
+  kEventsEnd = 15,
+  kTraceRequest = 16,
+  kTraceStarted = 17,
 };
 
 //    0       4         6      8      12     16
@@ -143,81 +147,7 @@ struct Leave {
 };
 static_assert(sizeof(Leave) == 16 && alignof(Leave) == 4, "bump kLayoutVersion");
 
-// head 16                                                                         16
-struct StatusRequest {
-  static constexpr MessageType kType = MessageType::kStatusRequest;
-  MessageHead head = HeadOf(kType, 16);
-};
-static_assert(sizeof(StatusRequest) == 16 && alignof(StatusRequest) == 4, "bump kLayoutVersion");
-
-// head 16 | build 64 | pid 8 | uptime 8 | groups 4 | connections 4 | refused 8 | spin_us 8 120
-struct StatusDaemon {
-  static constexpr MessageType kType = MessageType::kStatusDaemon;
-  MessageHead head = HeadOf(kType, 120);
-  char build[64] = {};
-  int64_t pid = 0;
-  uint64_t uptime_ns = 0;
-  uint32_t groups = 0;  // StatusGroup messages that follow: those the caller may see
-  uint32_t connections = 0;
-  uint64_t refused = 0;
-  uint64_t spin_us = 0;
-};
-static_assert(offsetof(StatusDaemon, pid) == 80 && offsetof(StatusDaemon, spin_us) == 112,
-              "bump kLayoutVersion");
-static_assert(sizeof(StatusDaemon) == 120 && alignof(StatusDaemon) == 8, "bump kLayoutVersion");
-
-// Counters of one group over all its generations. Times in nanoseconds over the last steps.
-// u64 each: steps_planned 0 | steps_fallback 8 | order_mismatch 16 | bad_rows 24 | replicas 32
-// peak_before_sum 40 | peak_sum 48 | lower_bound_sum 56 | tokens_sum 64 | solve_p50 72 | solve_p99 80
-// double: last_imbalance_before 88 | last_imbalance_after 96                      104
-struct GroupCounters {
-  uint64_t steps_planned = 0;
-  uint64_t steps_fallback = 0;
-  uint64_t order_mismatch = 0;   // rows of a step with different headers
-  uint64_t bad_rows = 0;         // rows whose content contradicts their header
-  uint64_t replicas = 0;         // sum over planned steps
-  uint64_t peak_before_sum = 0;  // tokens, sum over planned steps
-  uint64_t peak_sum = 0;
-  uint64_t lower_bound_sum = 0;
-  uint64_t tokens_sum = 0;
-  uint64_t solve_p50_ns = 0;
-  uint64_t solve_p99_ns = 0;
-  double last_imbalance_before = 1;
-  double last_imbalance_after = 1;
-};
-static_assert(offsetof(GroupCounters, solve_p50_ns) == 72 &&
-                  offsetof(GroupCounters, last_imbalance_after) == 96,
-              "bump kLayoutVersion");
-static_assert(sizeof(GroupCounters) == 104 && alignof(GroupCounters) == 8, "bump kLayoutVersion");
-
-// head 16 | config 256 | uid gate .. 56 | counters 104 | transfers 128 | member_states 512   1072
-struct StatusGroup {
-  static constexpr MessageType kType = MessageType::kStatusGroup;
-  MessageHead head = HeadOf(kType, 1072);
-  GroupConfig config;
-  uint32_t uid = 0;
-  uint32_t gate_state = 0;
-  uint64_t gate_value = 0;
-  uint64_t generation = 0;   // id of the present one, 0 before the first
-  uint64_t generations = 0;  // made so far
-  uint64_t next_sequence = 0;
-  uint64_t memory_bytes = 0;
-  uint64_t fallback_tokens_min = 0;  // smallest stated by a member, 0 = none stated
-  GroupCounters counters;
-  TransferTotals transfers;         // of all ranks and generations
-  uint8_t members[kMaxRanks] = {};  // MemberState of each rank
-};
-static_assert(sizeof(StatusGroup) == 1072 && alignof(StatusGroup) == 8, "bump kLayoutVersion");
-static_assert(offsetof(StatusGroup, counters) == 328, "bump kLayoutVersion");
-
-// head 16                                                                         16
-struct StatusEnd {
-  static constexpr MessageType kType = MessageType::kStatusEnd;
-  MessageHead head = HeadOf(kType, 16);
-};
-static_assert(sizeof(StatusEnd) == 16 && alignof(StatusEnd) == 4, "bump kLayoutVersion");
-
-inline constexpr size_t kMaxMessage = 2048;
+inline constexpr size_t kMaxMessage = 4096;
 
 // What is wrong with a packet's head, or empty. Sizes are checked against the type by As().
 inline std::string CheckHead(const void* packet, size_t bytes) {

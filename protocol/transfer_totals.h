@@ -1,4 +1,4 @@
-// What a rank's transfers and reductions came to, on its board for everybody to see.
+// What a rank's transfers and reductions came to.
 #pragma once
 
 #include <cstddef>
