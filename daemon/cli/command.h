@@ -21,6 +21,8 @@ struct Command {
 };
 
 extern const Command kPlanCommand;
+extern const Command kReportCommand;
 extern const Command kStatusCommand;
+extern const Command kTraceCommand;
 
 }  // namespace ultraep

@@ -20,6 +20,19 @@ ABSL_DECLARE_FLAG(double, cost_instance_us);
 ABSL_DECLARE_FLAG(std::string, speeds);
 ABSL_DECLARE_FLAG(std::string, without_slots);
 ABSL_DECLARE_FLAG(std::string, socket);
+ABSL_DECLARE_FLAG(std::string, output);
+ABSL_DECLARE_FLAG(std::string, group);
+ABSL_DECLARE_FLAG(double, seconds);
+ABSL_DECLARE_FLAG(std::string, steps);
+ABSL_DECLARE_FLAG(uint64_t, max_mib);
+ABSL_DECLARE_FLAG(uint64_t, ring_mib);
+ABSL_DECLARE_FLAG(bool, force);
+ABSL_DECLARE_FLAG(bool, verify);
+ABSL_DECLARE_FLAG(bool, by_rank);
+ABSL_DECLARE_FLAG(uint32_t, ranks);
+ABSL_DECLARE_FLAG(uint32_t, experts);
+ABSL_DECLARE_FLAG(std::string, plotly);
+ABSL_DECLARE_FLAG(uint32_t, baseline_steps);
 
 namespace ultraep {
 
