@@ -12,8 +12,8 @@ namespace {
 
 using ultraep::Command;
 
-const Command* const kCommands[] = {&ultraep::kPlanCommand, &ultraep::kStatusCommand,
-                                    &ultraep::kTraceCommand};
+const Command* const kCommands[] = {&ultraep::kPlanCommand, &ultraep::kReportCommand,
+                                    &ultraep::kStatusCommand, &ultraep::kTraceCommand};
 
 void PrintList(FILE* out) {
   std::fprintf(out, "usage: ultraepctl COMMAND [flags]\n\ncommands:\n");
