@@ -22,6 +22,7 @@ namespace ultraep::report {
 extern const char text_report_html[];
 extern const char text_report_css[];
 extern const char text_report_js[];
+extern const char text_report_plots_js[];
 extern const char text_report_step_js[];
 
 std::string ReadPlotly(const std::string& path, std::string* script) {
@@ -60,7 +61,7 @@ std::string WritePage(const std::string& path, const std::string& plotly, const 
       {"{{style}}", text_report_css},
       {"{{plotly}}", ScriptSafe(plotly)},
       {"{{data}}", JsonSafe(data)},
-      {"{{script}}", std::string(text_report_js) + text_report_step_js}};
+      {"{{script}}", std::string(text_report_js) + text_report_plots_js + text_report_step_js}};
   bool fine = true;
   const auto write = [&](std::string_view text) {
     fine = fine && std::fwrite(text.data(), 1, text.size(), file) == text.size();
