@@ -149,7 +149,8 @@ struct EventsRequest {
 static_assert(sizeof(EventsRequest) == 24 && alignof(EventsRequest) == 4, "bump kLayoutVersion");
 
 enum class EventKind : uint16_t {
-  kPlan = 1,      // sequence, layer, microbatch; peak_before, peak, tokens, replicas, latency: solve
+  kPlan = 1,      // sequence, layer, microbatch; peak_before, peak, tokens, replicas, latency: solve;
+                  // value: ranks of the group
   kFallback = 2,  // sequence, layer, microbatch; reason
   kJoined = 3,    // rank; value: its pid
   kOpened = 4,    // a generation: sequence: first planned step

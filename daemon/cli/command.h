@@ -10,10 +10,12 @@ namespace ultraep {
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitFailed = 1;  // bad input, or the daemon cannot answer
 inline constexpr int kExitUsage = 2;   // the command line is not understood
+inline constexpr int kExitUnhealthy = 4;  // it was found out, and something is wrong
 
 struct Command {
   const char* name;
   const char* summary;  // one line
+  const char* flags;    // that it takes, as in "socket json"; it refuses others
   const char* usage;    // what `ultraepctl NAME --help` prints
   int (*run)(const std::vector<std::string>& positional);
 };

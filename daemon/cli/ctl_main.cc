@@ -28,6 +28,14 @@ const Command* Find(const std::string& name) {
   return nullptr;
 }
 
+// The first given flag that the command does not take, or empty.
+std::string Misplaced(const Command& command, const std::vector<std::string>& given) {
+  const std::string takes = " " + std::string(command.flags) + " ";
+  for (const std::string& flag : given)
+    if (takes.find(" " + flag + " ") == std::string::npos) return flag;
+  return "";
+}
+
 int UsageError(const std::string& text) {
   std::fprintf(stderr, "ultraepctl: %s\n\n", text.c_str());
   PrintList(stderr);
@@ -66,6 +74,11 @@ int main(int argc, char** argv) {
   }
   if (name.empty()) return UsageError("no command given");
   if (!command) return UsageError("unknown command '" + name + "'");
+  if (const std::string flag = Misplaced(*command, line.flags); !flag.empty()) {
+    std::fprintf(stderr, "ultraepctl: %s does not take --%s; see `ultraepctl %s --help`\n",
+                 command->name, flag.c_str(), command->name);
+    return ultraep::kExitUsage;
+  }
   const int status = command->run(line.positional);
   // A full disk or a closed pipe must not look like success.
   if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return status;

@@ -1,11 +1,11 @@
 #include "daemon/cli/flags.h"
 
 #include <algorithm>
-#include <iterator>
 
 #include "absl/flags/commandlineflag.h"
 #include "absl/flags/flag.h"
 #include "absl/flags/reflection.h"
+#include "absl/strings/match.h"
 #include "daemon/cli/command.h"
 
 ABSL_FLAG(bool, json, false, "print one line of JSON instead of a table");
@@ -28,15 +28,9 @@ namespace ultraep {
 namespace {
 
 // Libraries may register flags as well; those are not for our users.
-constexpr const char* kFlagNames[] = {
-    "json",        "split",         "slots",         "epsilon",        "socket",
-    "domain_size", "tile_tokens",   "cost_token_ns", "cost_expert_us", "cost_instance_us",
-    "speeds",      "without_slots", "relay_hop"};
-
 absl::CommandLineFlag* Find(const std::string& name) {
-  const bool ours =
-      std::find(std::begin(kFlagNames), std::end(kFlagNames), name) != std::end(kFlagNames);
-  return ours ? absl::FindCommandLineFlag(name) : nullptr;
+  absl::CommandLineFlag* flag = absl::FindCommandLineFlag(name);
+  return flag && absl::EndsWith(flag->Filename(), "daemon/cli/flags.cc") ? flag : nullptr;
 }
 
 // Reads arguments[*at], which begins with '-', and its value, which may be the next one.
@@ -75,6 +69,7 @@ void ParseFlag(const std::vector<std::string>& arguments, size_t* at, CommandLin
     }
     value = arguments[++*at];
   }
+  line->flags.emplace_back(flag->Name());
   std::string wrong;
   if (flag->ParseFrom(value, &wrong)) return;
   line->exit_status = kExitFailed;

@@ -28,6 +28,7 @@ inline constexpr int32_t kSlotsNotGiven = INT32_MIN;
 
 struct CommandLine {
   std::vector<std::string> positional;
+  std::vector<std::string> flags;  // names of those that were given
   bool help = false;
   bool version = false;
   int exit_status = 0;  // not 0: stop with it and say `error`

@@ -229,6 +229,8 @@ int RunPlan(const std::vector<std::string>& positional) {
 
 const Command kPlanCommand = {
     "plan", "plan replicas for recorded loads, without a daemon",
+    "json split slots epsilon domain_size tile_tokens relay_hop cost_token_ns cost_expert_us "
+    "cost_instance_us speeds without_slots",
     "usage: ultraepctl plan LOADS.npy --slots S [flags] [--json [--split]]\n"
     "\n"
     "Plans every load matrix of the file as the daemon would and prints the balance before and\n"
@@ -242,7 +244,8 @@ const Command kPlanCommand = {
     "--domain-size D      ranks per scale-up domain, a divisor of the ranks; replicas stay in\n"
     "            their home's domain; 0: all ranks are one domain (default)\n"
     "--tile-tokens T      quotas are multiples of T where the peak allows it; 0: off (default)\n"
-    "--relay-hop H        what forwarding through one relay adds, in 1/1024 of an expert's transfer\n"
+    "--relay-hop H        what forwarding through one relay adds, in 1/1024 of an expert's "
+    "transfer\n"
     "            (default 46: 37.75 MB experts, 710 GB/s, 2 us flags); shapes who sends to whom\n"
     "--cost-token-ns X --cost-expert-us X --cost-instance-us X\n"
     "            what a token on a rank, an expert's weights on a link, and one more active "

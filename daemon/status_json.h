@@ -1,0 +1,37 @@
+// The daemon's status as `ultraepctl status --json` and the status page show it: words for the
+// numbers of operator_messages.h, and the figures computed from them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "nlohmann/json.hpp"
+#include "protocol/operator_messages.h"
+
+namespace ultraep {
+
+using Json = nlohmann::ordered_json;
+
+const char* GateName(uint32_t state);
+const char* MemberName(uint8_t state);
+const char* RefusalName(uint32_t kind);
+
+// Tokens of the fullest ranks / mean over the ranks; peak_sum: one of the counters' sums of peaks.
+// 1 before the first planned step.
+double MeanImbalance(const GroupCounters& counters, uint64_t peak_sum, uint32_t ranks);
+// How far the peaks are above what any plan could have reached.
+double MeanGap(const GroupCounters& counters);
+// What balancing took off the fullest ranks. A plan is never worse than none.
+uint64_t TokensAvoided(const GroupCounters& counters);
+uint64_t Refusals(const StatusDaemon& daemon);
+
+Json LatencyJson(const LatencyHistogram& latency);  // {count, mean_us, p50_us, p99_us}
+Json GroupJson(const StatusGroup& group);
+// {"daemon": {...}, "groups": [...]}
+Json StatusJson(const StatusDaemon& daemon, const std::vector<StatusGroup>& groups);
+
+// On one line. What a peer said need not be UTF-8; it must not end the program.
+std::string OneLine(const Json& json);
+
+}  // namespace ultraep
