@@ -6,6 +6,9 @@
 #include <sys/socket.h>
 
 #include <cstdlib>
+#include <initializer_list>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "daemon/log.h"
@@ -16,6 +19,8 @@ namespace {
 // Four clients that connect and say nothing hold up the fifth for as long as the timeout.
 constexpr const char* kThreads = "4";
 constexpr const char* kRequestTimeoutMs = "2000";
+// More wait in the kernel and cost no descriptors, which are counted (main.cc).
+constexpr const char* kQueue = "8";
 
 // The page is one file: whatever a group's name smuggles into it may load or send nothing.
 constexpr const char* kHeaders =
@@ -85,10 +90,17 @@ std::string HttpServer::Start(const ListenAddress& address) {
   callbacks.log_message = &Log;
   const std::string where = address.text();
   starter_ = std::this_thread::get_id();
-  const char* options[] = {
-      "listening_ports", where.c_str(),       "num_threads", kThreads, "request_timeout_ms",
-      kRequestTimeoutMs, "enable_keep_alive", "no",          nullptr};
-  mg_context* const context = mg_start(&callbacks, this, options);
+  std::vector<const char*> options;
+  for (const auto& [name, value] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"listening_ports", where.c_str()},
+           {"num_threads", kThreads},
+           {"connection_queue", kQueue},
+           {"request_timeout_ms", kRequestTimeoutMs},
+           {"enable_keep_alive", "no"},
+           {"tcp_nodelay", "1"}})
+    options.insert(options.end(), {name, value});
+  options.push_back(nullptr);
+  mg_context* const context = mg_start(&callbacks, this, options.data());
   if (!context) {
     mg_exit_library();
     return wrong_.empty() ? "the HTTP server does not start" : wrong_;

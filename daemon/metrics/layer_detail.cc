@@ -11,7 +11,7 @@ namespace {
 
 struct Layers {
   std::string group;
-  uint32_t ranks;
+  GroupConfig config;
   const std::vector<LayerStatistics>* layers;
 };
 
@@ -22,7 +22,7 @@ std::vector<Layers> AloneUnderTheirName(const NodeSnapshot& snapshot, const Grou
     std::vector<Layers> found;
     for (size_t i = 0; i < snapshot.groups.size() && i < snapshot.layers.size(); ++i)
       if (GetText(snapshot.groups[i].config.name) == name)
-        found.push_back({name, snapshot.groups[i].config.ranks, &snapshot.layers[i]});
+        found.push_back({name, snapshot.groups[i].config, &snapshot.layers[i]});
     if (found.size() == 1) alone.push_back(found[0]);
   }
   return alone;
@@ -47,12 +47,12 @@ void LayerDetail::Collect(const NodeSnapshot& snapshot, const GroupLabels& label
   if (!most_series_) return;
   const std::vector<Layers> groups = AloneUnderTheirName(snapshot, labels);
   for (const Layers& g : groups) {
-    if (!Fits(kLayerImbalanceRatio, g.group, 2 * g.layers->size())) continue;
+    if (!Fits(kLayerImbalanceRatio, g.group, uint64_t{2} * g.config.layers)) continue;
     for (size_t l = 0; l < g.layers->size(); ++l) {
       const LayerStatistics& layer = (*g.layers)[l];
       if (!layer.steps) continue;
       const auto imbalance = [&](uint64_t peak) {
-        return Imbalance(peak, layer.last_tokens, g.ranks);
+        return Imbalance(peak, layer.last_tokens, g.config.ranks);
       };
       const std::string number = std::to_string(l);
       families->Add(kLayerImbalanceRatio, {g.group, number, "before"},
@@ -61,7 +61,7 @@ void LayerDetail::Collect(const NodeSnapshot& snapshot, const GroupLabels& label
     }
   }
   for (const Layers& g : groups) {
-    if (!Fits(kLayerRankTokensTotal, g.group, g.layers->size() * g.ranks)) continue;
+    if (!Fits(kLayerRankTokensTotal, g.group, uint64_t{g.config.layers} * g.config.ranks)) continue;
     for (size_t l = 0; l < g.layers->size(); ++l) {
       const LayerStatistics& layer = (*g.layers)[l];
       for (size_t r = 0; layer.steps && r < layer.rank_tokens.size(); ++r)
