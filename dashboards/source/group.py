@@ -59,16 +59,16 @@ def layers():
         heatmap("Imbalance before, by layer", "none",
                 [query(padded(last % "before", "layer"), "{{layer}}")],
                 f"""Of each layer's last planned step, without replicas; the worst of the groups shown.
-                Shows which layers are skewed and when. {DETAIL}""", cells=True, scheme="YlOrRd"),
+                Shows which layers are skewed and when; the darkest colour is 2 and above. {DETAIL}""", cells=(1, 2)),
         heatmap("Imbalance after, by layer", "none",
                 [query(padded(last % "after", "layer"), "{{layer}}")],
                 f"""The same under the plans. Good: one pale colour. A dark line is a layer that the
-                slots do not suffice for. {DETAIL}""", cells=True, scheme="YlOrRd"),
+                slots do not suffice for. {DETAIL}""", cells=(1, 2)),
         heatmap("Tokens under the plans, by rank / mean", "none",
                 [query(padded(f"max by (rank) ({share})", "rank"), "{{rank}}")],
                 f"""Tokens that each rank received, all layers together, beside the mean rank; 1 is even.
                 Good: one colour. A rank that is always darker is short of slots or of slower
-                neighbours. {DETAIL}""", cells=True, scheme="YlOrRd"),
+                neighbours. {DETAIL}""", cells=(0, 2)),
         lines("Tokens by layer", "short",
               [query("sum by (layer) (rate(ultraep_layer_rank_tokens_total{GROUP}[RATE]))",
                      "{{layer}}")],

@@ -92,21 +92,22 @@ def lines(title, unit, queries, about, *, width=12, height=8, stacked=False, lea
                  defaults=defaults, custom=custom, **more)
 
 
-def heatmap(title, unit, queries, about, *, width=12, height=8, cells=False, scheme="Oranges",
-            axis_unit="s", **more):
-    """Of a histogram's buckets, or with `cells` of one series per line, whose values are the
-    colours."""
+def heatmap(title, unit, queries, about, *, width=12, height=8, cells=None, **more):
+    """Of a histogram's buckets in seconds, or with `cells`, the values of the palest and the darkest
+    colour, of one series per line."""
+    scale = {"scheme": "Oranges", "scale": "exponential", "exponent": 0.5}
+    if cells:
+        scale = {"scheme": "YlOrRd", "scale": "linear", "exponent": 0.5, "min": cells[0],
+                 "max": cells[1]}
     options = {
         "calculate": False, "cellGap": 1, "showValue": "never", "filterValues": {"le": 1e-9},
-        "color": {"mode": "scheme", "scheme": scheme, "steps": 64, "fill": "dark-orange",
-                  "scale": "exponential", "exponent": 0.5, "reverse": False},
+        "color": {"mode": "scheme", "steps": 64, "fill": "dark-orange", "reverse": False, **scale},
         "rowsFrame": {"layout": "auto"}, "legend": {"show": True},
         "exemplars": {"color": "rgba(255,0,255,0.7)"},
         "tooltip": {"mode": "single", "yHistogram": False, "showColorScale": True},
         "yAxis": {"axisPlacement": "left", "reverse": False,
-                  **({} if cells else {"unit": axis_unit})}}
-    if cells:
-        options["cellValues"] = {"unit": unit}
+                  **({} if cells else {"unit": "s"})},
+        "cellValues": {"unit": unit}}
     return Panel("heatmap", title, unit, queries, about, width, height, options, **more)
 
 
