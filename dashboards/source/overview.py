@@ -84,7 +84,8 @@ def is_it_on():
              deploy/runbook.md, UltraepStalled.""",
              decimals=1, empty="never", thresholds=steps(GREEN, 60, YELLOW, 300, RED)),
         stat("Members lost", "none",
-             [now('sum(increase(ultraep_member_losses_total{GROUP,reason=~"gone|fenced"}[SHOWN]))')],
+             [now("sum(increase("
+                  'ultraep_member_losses_total{GROUP,reason=~"gone|fenced"}[SHOWN]))')],
              """Ranks that died or were fenced in the time shown. Good: none. Each ends its group's
              generation; steps are planned again once a replacement has joined. Runbook:
              deploy/runbook.md, UltraepMembersLost.""",
@@ -95,9 +96,9 @@ def is_it_worth_it():
     return row(
         "Is it worth it? (in the time shown)",
         stat("Imbalance before", "none", [now(imbalance("before", "SHOWN"))],
-             """Tokens of the fullest rank / mean over the ranks, as routed: what the job would suffer
-             without ultraep. Steps are weighted by their tokens. 1 is perfect; near 1 there is
-             nothing to win. (vLLM and SGLang publish the reciprocal.)""", decimals=3),
+             """Tokens of the fullest rank / mean over the ranks, as routed: what the job would
+             suffer without ultraep. Steps are weighted by their tokens. 1 is perfect; near 1 there
+             is nothing to win. (vLLM and SGLang publish the reciprocal.)""", decimals=3),
         stat("Imbalance after", "none", [now(imbalance("after", "SHOWN"))],
              """The same under the plans. Good: below 1.02. Higher: more redundant slots per rank,
              or a daemon that is told costs (--cost_expert_us) and balances only as far as it pays.
@@ -105,25 +106,26 @@ def is_it_worth_it():
              decimals=3, thresholds=steps(GREEN, 1.05, YELLOW, 1.2, RED)),
         stat("Work off the critical path", "percentunit",
              [now("sum(rate(ultraep_tokens_avoided_total{GROUP}[SHOWN]))"
-                  ' / (sum(rate(ultraep_rank_tokens_max_total{GROUP,stage="before"}[SHOWN])) > 0)')],
-             """Tokens avoided / tokens of the fullest rank without replicas: by how much the experts'
-             compute of a step got shorter. Needs no cost of a token. What it is worth depends on
-             the experts' part of a step.""", decimals=1),
+                  " / (sum(rate("
+                  'ultraep_rank_tokens_max_total{GROUP,stage="before"}[SHOWN])) > 0)')],
+             """Tokens avoided / tokens of the fullest rank without replicas: by how much the
+             experts' compute of a step got shorter. Needs no cost of a token. What it is worth
+             depends on the experts' part of a step.""", decimals=1),
         stat("Pays when a token costs more than", "s",
              [now(f"{all_spent('SHOWN')} / ({avoided('SHOWN')} > 0)", "all waits counted"),
               now(f"{own_spent('SHOWN')} / ({avoided('SHOWN')} > 0)", "late ranks not counted")],
-             """The break-even, without any input: seconds that a mean rank spends on verdict, routing,
-             weights and gradients / tokens avoided. If a token's experts take longer than this on a
-             rank, ultraep pays here and today. The first counts every wait, also that for ranks
-             that come late, which the dispatch would have waited for anyway; the second counts the
-             plan instead of the wait for the verdict. Both are too high by what overlaps with
-             compute, and too low by how much longer the slowest rank waits than the mean one. Of all
-             groups of the nodes shown.""", width=8, decimals=1, empty="nothing avoided"),
+             """The break-even, without any input: seconds that a mean rank spends on verdict,
+             routing, weights and gradients / tokens avoided. If a token's experts take longer than
+             this on a rank, ultraep pays here and today. The first counts every wait, also that for
+             ranks that come late, which the dispatch would have waited for anyway; the second
+             counts the plan instead of the wait for the verdict. Both are too high by what overlaps
+             with compute, and too low by how much longer the slowest rank waits than the mean one.
+             Of all groups of the nodes shown.""", width=8, decimals=1, empty="nothing avoided"),
         stat("Won / spent", "none", [now(f"{won('SHOWN')} / {own_spent('SHOWN')}")],
-             """Time won (tokens avoided x what a token costs) / time spent (late ranks not counted).
-             Good: above 1, each second spent wins more than one. Below: turn ultraep off for this
-             job or tell the daemon the costs. Give a cost in token_ns above, or to the daemon with
-             --cost_token_ns. Runbook: deploy/runbook.md, UltraepNotWorthIt.""",
+             """Time won (tokens avoided x what a token costs) / time spent (late ranks not
+             counted). Good: above 1, each second spent wins more than one. Below: turn ultraep off
+             for this job or tell the daemon the costs. Give a cost in token_ns above, or to the
+             daemon with --cost_token_ns. Runbook: deploy/runbook.md, UltraepNotWorthIt.""",
              decimals=2, empty="set token_ns", thresholds=steps(RED, 1, YELLOW, 1.2, GREEN)))
 
 
@@ -140,9 +142,9 @@ def over_time():
         "Over time",
         lines("Imbalance", "none", [query(imbalance("before", "RATE"), "before"),
                                     query(imbalance("after", "RATE"), "after")],
-              """Tokens of the fullest rank / mean over the ranks, before and after balancing, over all
-              groups shown. Good: after stays near 1 whatever before does. After rises with before:
-              too few slots, see the group dashboard. Gaps: no planned steps.""",
+              """Tokens of the fullest rank / mean over the ranks, before and after balancing, over
+              all groups shown. Good: after stays near 1 whatever before does. After rises with
+              before: too few slots, see the group dashboard. Gaps: no planned steps.""",
               decimals=3, least=None, overrides=[colour("before", RED), colour("after", GREEN)]),
         lines("Steps by verdict", "ops",
               [query("sum by (verdict) (rate(ultraep_rank_steps_total{GROUP}[RATE]))",
@@ -155,17 +157,17 @@ def over_time():
               overrides=[colour("plan", GREEN), colour("fallback", YELLOW),
                          colour("declined", "blue"), colour("failed", RED)]),
         lines("Time spent per step, of a mean rank", "s", parts,
-              """What a step costs a mean rank, if nothing overlaps with compute. plan: from the last
-              row to the verdict. Wait: the rest of submit to verdict; dispatch would wait for late
-              ranks as well. Good: below what is won, right. Large waits: the ranks are apart before
-              the gate, or the planner has no CPU of its own. Runbook: deploy/runbook.md,
+              """What a step costs a mean rank, if nothing overlaps with compute. plan: from the
+              last row to the verdict. Wait: the rest of submit to verdict; dispatch would wait for
+              late ranks as well. Good: below what is won, right. Large waits: the ranks are apart
+              before the gate, or the planner has no CPU of its own. Runbook: deploy/runbook.md,
               UltraepPlannerSlow.""", stacked=True),
         lines("Won and spent per step", "s",
               [query(f"{won('RATE')} / {per_step}", "won"),
                query(f"{all_spent('RATE')} / {per_step}", "spent, all waits counted"),
                query(f"{own_spent('RATE')} / {per_step}", "spent, late ranks not counted")],
-              """Won: tokens avoided x what a token costs. Spent: as in the panel to the left. Good: won
-              is above both. won is empty until a cost is given: token_ns above, or the daemon's
+              """Won: tokens avoided x what a token costs. Spent: as in the panel to the left. Good:
+              won is above both. won is empty until a cost is given: token_ns above, or the daemon's
               --cost_token_ns. Runbook: deploy/runbook.md, UltraepNotWorthIt.""",
               overrides=[colour("won", GREEN)]),
         lines("Tokens of the fullest rank, per planned step", "short",
@@ -176,8 +178,8 @@ def over_time():
                    ("after", "ultraep_rank_tokens_max_total", ',stage="after"'),
                    ("mean over ranks", "ultraep_rank_tokens_mean_total", ""),
                    ("no plan could have less", "ultraep_rank_tokens_bound_total", ""))],
-              """Tokens on the critical path of a mean planned step. before - after is avoided. Good:
-              after lies on the bound. The bound is well above the mean: slots are too few, or
+              """Tokens on the critical path of a mean planned step. before - after is avoided.
+              Good: after lies on the bound. The bound is well above the mean: slots are too few, or
               experts too large to split better.""",
               overrides=[colour("before", RED), colour("after", GREEN)]),
         lines("Break-even cost of a token", "s",
@@ -197,14 +199,15 @@ def which_group():
         [("Open", "none", 0, "max by (instance, group) (ultraep_group_open{GROUP})"),
          ("Ranks ready", "none", 0,
           'sum by (instance, group) (ultraep_ranks{GROUP,state="ready"})'),
-         ("Steps/s", "none", 1, "sum by (instance, group) (rate(ultraep_steps_total{GROUP}[RATE]))"),
+         ("Steps/s", "none", 1,
+          "sum by (instance, group) (rate(ultraep_steps_total{GROUP}[RATE]))"),
          ("Planned", "percentunit", 1, planned_share("RATE", by)),
          ("Imbalance before", "none", 3, imbalance("before", "RATE", by)),
          ("Imbalance after", "none", 3, imbalance("after", "RATE", by)),
          ("Tokens avoided/s", "short", 1,
           "sum by (instance, group) (rate(ultraep_tokens_avoided_total{GROUP}[RATE]))")],
-        """One line per EP group. Good: open 1, planned near 100 %, imbalance after near 1. The first
-        seven names have lines of their own, the rest is `other`. Look closer with the group
+        """One line per EP group. Good: open 1, planned near 100 %, imbalance after near 1. The
+        first seven names have lines of their own, the rest is `other`. Look closer with the group
         dashboard and `ultraepctl status`.""", by=("instance", "group")))
 
 
@@ -213,4 +216,5 @@ def make():
         "ultraep-overview", "ultraep / Overview",
         "Is balancing on, and is it worth it, here, today? How to read it: dashboards/README.md.",
         [is_it_on(), is_it_worth_it(), over_time(), which_group()],
-        [textbox("token_ns", "Cost of a token on a rank, ns (0: the daemon's --cost_token_ns)", "0")])
+        [textbox("token_ns", "Cost of a token on a rank, ns (0: the daemon's --cost_token_ns)",
+                 "0")])

@@ -93,8 +93,8 @@ def lines(title, unit, queries, about, *, width=12, height=8, stacked=False, lea
 
 
 def heatmap(title, unit, queries, about, *, width=12, height=8, cells=None, **more):
-    """Of a histogram's buckets in seconds, or with `cells`, the values of the palest and the darkest
-    colour, of one series per line."""
+    """Of a histogram's buckets in seconds, or of one series per line with `cells`: the values of
+    the palest and the darkest colour."""
     scale = {"scheme": "Oranges", "scale": "exponential", "exponent": 0.5}
     if cells:
         scale = {"scheme": "YlOrRd", "scale": "linear", "exponent": 0.5, "min": cells[0],

@@ -1,5 +1,5 @@
-"""The rules for dashboards: those of Grafana's linter that matter here, and ours. Each takes a parsed
-dashboard and says what is wrong with it."""
+"""The rules for dashboards: those of Grafana's linter that matter here, and ours. Each takes a
+parsed dashboard and says what is wrong with it."""
 
 import itertools
 import re
@@ -103,8 +103,9 @@ def explained(board):
             if len(panel.get("description", "")) < LEAST_DESCRIPTION:
                 yield f"{title} has no description"
             fields = panel["fieldConfig"]
-            units = [fields["defaults"].get("unit")] + [
-                p["value"] for o in fields["overrides"] for p in o["properties"] if p["id"] == "unit"]
+            units = [fields["defaults"].get("unit")]
+            units += [p["value"] for o in fields["overrides"] for p in o["properties"]
+                      if p["id"] == "unit"]
             yield from (f"{title}: unit {unit} is none of {sorted(UNITS)}"
                         for unit in units if unit not in UNITS)
             steps = fields["defaults"].get("thresholds", {}).get("steps", [])
@@ -132,8 +133,8 @@ def sourced(board):
 
 
 def windows(board):
-    """Counters within rate or increase, over the window that Grafana chooses, or, for one value, over
-    the time that is shown; gauges never."""
+    """Counters within rate or increase, over the window that Grafana chooses, or, for one value,
+    over the time that is shown; gauges never."""
     for where, target in queries(board):
         for use in metric_names.uses(target["expr"]):
             counter = use.metric and use.metric.type != "Gauge"

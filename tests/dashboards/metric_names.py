@@ -1,4 +1,4 @@
-"""The metrics that the daemon exports, as daemon/metrics/names.h says, and what a query makes of them."""
+"""The metrics that the daemon exports, as daemon/metrics/names.h says, and queries' use of them."""
 
 import functools
 import pathlib

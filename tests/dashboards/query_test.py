@@ -62,8 +62,9 @@ def every_query():
 class QueryTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.daemon = Daemon(BIN, "--metrics_listen", "127.0.0.1:0", "--metrics_detail_series", "100",
-                            "--cost_token_ns", "1000", "--memory_limit_mib", "1000")
+        cls.daemon = Daemon(
+            BIN, "--metrics_listen", "127.0.0.1:0", "--metrics_detail_series", "100",
+            "--cost_token_ns", "1000", "--memory_limit_mib", "1000")
         cls.addClassCleanup(cls.daemon.close)
         replay = Replay(cls.daemon, "--ranks", "4", "--experts", "16", "--tokens", "64", "--train",
                         "--forever")
@@ -110,7 +111,8 @@ class QueryTest(unittest.TestCase):
             self.prometheus.samples("sum(rate(ultraep_steps_total[5s])")
 
     def test_thresholds_are_taken_out_of_alerts_only_where_they_leave_out(self):
-        self.assertEqual(without_thresholds("a / (b > 0) > on (c) 1"), "a / (b > 0) > bool on (c) 1")
+        self.assertEqual(without_thresholds("a / (b > 0) > on (c) 1"),
+                         "a / (b > 0) > bool on (c) 1")
         self.assertEqual(without_thresholds('a{b="c"} == 0 or d'), 'a{b="c"} == bool 0 or d')
 
 
