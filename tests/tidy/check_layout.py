@@ -16,7 +16,7 @@ MAY_USE = {
 }
 THIRD_PARTY = {  # header prefix -> folders that may use it
     "absl/": ["daemon/", "plugin/examples/", "tests/bench/"],
-    "nlohmann/": ["daemon/cli/", "daemon/status_json.", "plugin/examples/", "tests/bench/"],
+    "nlohmann/": ["daemon/cli/", "daemon/status_json.", "daemon/event_json.", "plugin/examples/", "tests/bench/"],
     "gtest/": ["tests/"],
     "gmock/": ["tests/"],
 }
