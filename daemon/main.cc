@@ -1,6 +1,7 @@
 // ultraepd: options, listener, three threads, wait for a signal, stop in reverse order.
 #include <signal.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include "daemon/session/listener.h"
 #include "daemon/session/plan_loop.h"
 #include "daemon/session/waker.h"
+#include "daemon/watchdog.h"
 #include "protocol/message.h"
 #include "protocol/version.h"
 
@@ -62,15 +64,21 @@ int main(int argc, char** argv) {
   }
   Waker waker;
   PlanLoop planner(&waker, options.spin_us);
-  AttachServer server(options, listener.Take(), &planner);
+  NodeView view;
+  AttachServer server(options, listener.Take(), &planner, &view);
+  Watchdog watchdog(&planner, &server, &view);
   std::jthread waker_thread([&] { waker.Run(); });
   std::jthread planner_thread([&] { planner.Run(); });
   std::jthread session_thread([&] { server.Run(); });
   LogInfo("ultraepd %s serves %s on host memory", kBuildVersion, options.socket);
 
-  int signal = 0;
-  sigwait(&stop_signals, &signal);
+  watchdog.Ready();
+  const timespec period{time_t(watchdog.period_ns() / 1'000'000'000),
+                        long(watchdog.period_ns() % 1'000'000'000)};
+  int signal = -1;
+  for (; signal < 0; signal = sigtimedwait(&stop_signals, nullptr, &period)) watchdog.Look();
   LogInfo("stopping: %s", signal == SIGTERM ? "SIGTERM" : "SIGINT");
+  watchdog.Stopping();
   server.Stop();
   session_thread.join();
   planner.Stop();

@@ -23,6 +23,7 @@ struct DaemonOptions {
   uint32_t uid_connections;
   uint64_t uid_memory_limit_bytes;  // 0: none of its own
   LogLevel log_level;
+  uint32_t metrics_detail_series = 0;  // 0: no numbers per layer
 };
 
 // Reads the command line. On --help or --version prints and exits 0; on a wrong value prints the

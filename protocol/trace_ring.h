@@ -64,8 +64,8 @@ inline uint64_t TraceRecordBytes(const PlanShape& shape, uint32_t replicas) {
          uint64_t{replicas} * sizeof(Replica);
 }
 
-// Copies to or from position `at` of the ring's bytes, around its end. The writer's data are plain
-// bytes: the reader reads them only after `head` has said so.
+// Calls copy(place in the ring, bytes done, bytes) for the pieces of `bytes` at position `at`: two, the
+// second one from the ring's begin, often empty. Multiples of 8 throughout.
 template <class Copy>
 void AroundRing(uint64_t capacity, uint64_t at, uint64_t bytes, Copy copy) {
   const uint64_t begin = at & (capacity - 1);

@@ -6,13 +6,12 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
+#include "daemon/memory/memory_file.h"
 #include "daemon/memory/numa_placement.h"
 #include "protocol/transport/map_segment.h"
 
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 0x0008U
-#endif
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
@@ -31,22 +30,18 @@ std::string Failure(uint32_t file, uint64_t bytes, const char* call) {
 
 std::string GroupMemory::Allocate(const GroupLayout& layout,
                                   const std::vector<int32_t>& numa_nodes) {
-  const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
   for (uint32_t f = 0; f < kSegmentFiles; ++f) {
     const uint64_t bytes = layout.file_bytes(SegmentFile(f));
-    int fd = memfd_create(kNames[f], flags | MFD_NOEXEC_SEAL);
-    if (fd < 0 && errno == EINVAL) fd = memfd_create(kNames[f], flags);  // before 6.3
-    if (fd < 0) return Failure(f, bytes, "memfd_create");
-    files_.emplace_back(fd);
-    if (ftruncate(fd, off_t(bytes))) return Failure(f, bytes, "ftruncate");
+    Descriptor file = MakeMemoryFile(kNames[f], bytes);
+    if (!file) return Failure(f, bytes, "memfd_create or ftruncate");
+    const int fd = file.get();
+    files_.push_back(std::move(file));
     for (uint32_t r = 0; r < layout.config.ranks; ++r)
       for (const SegmentKind kind : {SegmentKind::kRankBoard, SegmentKind::kSlots})
         if (layout.file(kind) == SegmentFile(f))
           PreferNode(fd, layout.offset(kind, r), RoundUp(layout.bytes(kind), kSegmentAlign),
                      numa_nodes[r]);
-    // Allocates and zeroes every page now; ftruncate would succeed and fault later.
-    while (fallocate(fd, 0, 0, off_t(bytes)))
-      if (errno != EINTR) return Failure(f, bytes, "fallocate");
+    if (!AllocateMemoryFile(fd, bytes)) return Failure(f, bytes, "fallocate");
   }
   return "";
 }

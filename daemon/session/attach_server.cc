@@ -1,18 +1,20 @@
 #include "daemon/session/attach_server.h"
 
 #include <fcntl.h>
-#include <linux/sockios.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
+#include <optional>
 #include <utility>
 
+#include "daemon/session/connection.h"
 #include "protocol/transport/waiting.h"
 
 #ifndef SO_PEERPIDFD
@@ -22,48 +24,28 @@
 namespace ultraep {
 namespace {
 
-constexpr uint64_t kListener = 0, kStop = 1;
+constexpr uint64_t kListener = 0, kStop = 1, kPing = 2;
 // How soon a connection that had something unread is looked at again.
 constexpr int kDuePeriodMs = 5;
-// A connection's pidfd has its id with this bit.
-constexpr uint64_t kPidfdBit = uint64_t{1} << 63;
-
-// Is something on its way that the peer has not read? A closed peer has nothing.
-bool Unread(int socket) {
-  int bytes = 0;
-  return ioctl(socket, SIOCOUTQ, &bytes) == 0 && bytes > 0;
-}
 
 }  // namespace
 
-struct AttachServer::Connection {
-  uint64_t id = 0;
-  Descriptor socket;
-  Descriptor pidfd;  // none from another PID namespace before Linux 6.5: the connection tells
-  uid_t uid = 0;
-  pid_t pid = 0;  // a label; 0 across PID namespaces
-  bool greeted = false;
-  // A generation that it is to be sent once it has read what it was sent before. The kernel counts
-  // descriptors on their way against the daemon's user, so no connection has more than one Joined
-  // unread, also while it is closed: what counts against its user is its connection. (An answer
-  // would prove nothing: a peer can look at a message and leave it where it is.)
-  std::shared_ptr<GroupGeneration> due;
-  bool draining = false;
-  std::shared_ptr<Group> group;
-  uint32_t rank = 0;
-};
-
-AttachServer::AttachServer(const DaemonOptions& options, Descriptor listener, PlanLoop* planner)
+AttachServer::AttachServer(const DaemonOptions& options, Descriptor listener, PlanLoop* planner,
+                           NodeView* view)
     : options_(options),
       listener_(std::move(listener)),
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
       stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      ping_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       spare_(open("/dev/null", O_RDONLY | O_CLOEXEC)),
       planner_(planner),
-      groups_(options, planner),
+      view_(view),
+      groups_(options, planner, view),
+      operators_(options, groups_, view),
       started_ns_(NowNs()) {
   Watch(listener_.get(), kListener);
   Watch(stop_.get(), kStop);
+  Watch(ping_.get(), kPing);
 }
 
 AttachServer::~AttachServer() = default;
@@ -80,13 +62,20 @@ void AttachServer::Stop() {
   if (write(stop_.get(), &one, sizeof one) < 0) return;
 }
 
+void AttachServer::Ping() {
+  const uint64_t one = 1;
+  if (write(ping_.get(), &one, sizeof one) < 0) return;
+}
+
 void AttachServer::Run() {
   const auto timeout_ms = [this] {
     if (any_due_) return kDuePeriodMs;
     return groups_.empty() && !draining_ ? -1 : int(kHeartbeatNs / 1'000'000);
   };
-  while (Serve(timeout_ms())) {
-  }
+  do {
+    Publish();
+    rounds_.fetch_add(1, std::memory_order_relaxed);
+  } while (Serve(timeout_ms()));
   groups_.EndAll();
 }
 
@@ -96,7 +85,10 @@ bool AttachServer::Serve(int timeout_ms) {
   for (int i = 0; i < count; ++i) {
     const uint64_t id = events[i].data.u64;
     if (id == kStop) return false;
-    if (id == kListener) {
+    if (id == kPing) {
+      uint64_t pings;
+      if (read(ping_.get(), &pings, sizeof pings) < 0) continue;
+    } else if (id == kListener) {
       Accept();
     } else if (id & kPidfdBit) {
       Close(id & ~kPidfdBit);
@@ -126,7 +118,7 @@ void AttachServer::Accept() {
     Descriptor turned_away(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
     turned_away.reset();
     spare_ = Descriptor(open("/dev/null", O_RDONLY | O_CLOEXEC));
-    ++refused_;
+    ++refused_[uint32_t(RefusalKind::kSystem)];
     LogWarning("out of file descriptors: a connection was turned away; raise LimitNOFILE");
     return;
   }
@@ -158,7 +150,7 @@ bool AttachServer::RefuseTooMany(Connection* connection) {
   else if (own >= options_.uid_connections)
     wrong = "uid " + std::to_string(connection->uid) + " has " + std::to_string(own) +
             " connections, --uid_connections is " + std::to_string(options_.uid_connections);
-  if (!wrong.empty()) Refuse(connection, wrong, /*retry=*/true);
+  if (!wrong.empty()) Refuse(connection, wrong, RefusalKind::kLimit, /*retry=*/true);
   return !wrong.empty();
 }
 
@@ -171,10 +163,11 @@ void AttachServer::Receive(Connection* connection) {
       if (Handle(connection, packet)) return;
       break;
     case ultraep::Receive::kTooLong:
-      Refuse(connection, "message longer than " + std::to_string(kMaxMessage) + " bytes");
+      Refuse(connection, "message longer than " + std::to_string(kMaxMessage) + " bytes",
+             RefusalKind::kMessage);
       break;
     case ultraep::Receive::kDescriptorsLost:
-      Refuse(connection, "the daemon takes no file descriptors");
+      Refuse(connection, "the daemon takes no file descriptors", RefusalKind::kMessage);
       break;
     case ultraep::Receive::kClosed:
       break;
@@ -184,7 +177,7 @@ void AttachServer::Receive(Connection* connection) {
 
 bool AttachServer::Handle(Connection* connection, const Packet& packet) {
   if (std::string wrong = CheckHead(packet.bytes, packet.size); !wrong.empty())
-    return Refuse(connection, wrong);
+    return Refuse(connection, wrong, RefusalKind::kMessage);
   Hello hello;
   if (As(packet.bytes, packet.size, &hello)) {
     connection->greeted = true;
@@ -192,132 +185,62 @@ bool AttachServer::Handle(Connection* connection, const Packet& packet) {
     SetText(welcome.build, kBuildVersion);
     return SendMessage(connection->socket.get(), welcome, nullptr, 0, MSG_DONTWAIT);
   }
-  if (!connection->greeted) return Refuse(connection, "the first message must be Hello");
+  if (!connection->greeted)
+    return Refuse(connection, "the first message must be Hello", RefusalKind::kMessage);
   Ready ready;
   Leave leave;
   StatusRequest status;
+  EventsRequest events;
+  TraceRequest trace;
   Join join;
   if (As(packet.bytes, packet.size, &ready)) return HandleReady(connection, ready);
-  if (As(packet.bytes, packet.size, &status)) return HandleStatus(connection);
+  const int socket = connection->socket.get();
+  if (As(packet.bytes, packet.size, &status))
+    return operators_.Status(socket, connection->uid, Daemon());
+  if (As(packet.bytes, packet.size, &events))
+    return operators_.Events(socket, connection->uid, events, &connection->asked);
+  if (As(packet.bytes, packet.size, &trace)) return HandleTrace(connection, trace);
   if (As(packet.bytes, packet.size, &join)) return HandleJoin(connection, join);
   if (!As(packet.bytes, packet.size, &leave))
-    return Refuse(connection, "unknown message of " + std::to_string(packet.size) + " bytes");
+    return Refuse(connection, "unknown message of " + std::to_string(packet.size) + " bytes",
+                  RefusalKind::kMessage);
   LeaveGroup(connection, MemberState::kLeft);
   return true;
 }
 
-bool AttachServer::HandleReady(Connection* connection, const Ready& ready) {
-  Group* group = connection->group.get();
-  if (!group || !group->Ready(connection->id, connection->rank, ready.generation))
-    return Refuse(connection, "Ready for a generation of which it is no member; join again",
-                  /*retry=*/true);
-  const GroupGeneration* now = group->generation().get();  // null: it came late
-  if (now && now->gate().state == GateState::kOpen)
-    LogInfo("group %s: all %d ranks ready, first planned step %d", group->key().name,
-            group->config().ranks, now->gate().value);
-  return true;
-}
-
-bool AttachServer::HandleJoin(Connection* connection, const Join& join) {
-  if (connection->group &&
-      (connection->rank != join.rank || connection->group->key().name != GetText(join.config.name)))
-    return Refuse(connection, "this connection is rank " + std::to_string(connection->rank) +
-                                  " of group " + connection->group->key().name +
-                                  ", it cannot join as another one");
-  Refusal refusal;
-  std::shared_ptr<Group> group = groups_.Join(connection->id, connection->uid, join, &refusal);
-  if (!group) return Refuse(connection, refusal);
-  // Proven death closes the membership even when a forked child keeps the socket open.
-  if (connection->pidfd && !connection->group)
-    Watch(connection->pidfd.get(), connection->id | kPidfdBit);
-  connection->group = group;
-  connection->rank = join.rank;
-  LogInfo("group %s: rank %d of %d joined (pid %d, uid %d)", group->key().name, join.rank,
-          join.config.ranks, connection->pid, connection->uid);
-  BeginGeneration(group);
-  return true;
-}
-
-// When the last rank has joined. A generation that cannot be had is refused to all of them.
-void AttachServer::BeginGeneration(const std::shared_ptr<Group>& group) {
-  Refusal refusal;
-  const bool began = groups_.Begin(group.get(), &refusal);
-  if (!began && refusal.text.empty()) return;
-  for (auto& [id, connection] : connections_) {
-    if (connection->group != group || !group->Owns(id, connection->rank)) continue;
-    if (began)
-      connection->due = group->generation();
-    else if (!Refuse(connection.get(), refusal))
-      doomed_.push_back(id);
-  }
-  SendDue();
-}
-
-void AttachServer::SendDue() {
-  any_due_ = false;
-  for (auto& [id, connection] : connections_) {
-    if (!connection->due) continue;
-    if (Unread(connection->socket.get()))
-      any_due_ = true;
-    else if (!SendGeneration(connection.get()))
-      doomed_.push_back(id);
-  }
-}
-
-bool AttachServer::SendGeneration(Connection* connection) {
-  const auto generation = std::exchange(connection->due, nullptr);
-  if (generation->SendTo(connection->socket.get(), options_.lease_ns)) return true;
-  const int why = errno;
-  return Refuse(connection,
-                "group " + connection->group->key().name +
-                    ": the generation's memory cannot be passed to rank " +
-                    std::to_string(connection->rank) + ": " + std::strerror(why) +
-                    (why == ETOOMANYREFS ? "; raise the daemon's LimitNOFILE" : ""),
-                /*retry=*/true);
-}
-
-void AttachServer::CheckLeases(uint64_t now) {
-  leases_checked_ns_ = now;
-  for (const Groups::Fenced& fenced : groups_.Fence(now)) {
-    for (uint32_t rank : fenced.ranks)
-      LogWarning("group %s: rank %d is fenced: no heartbeat for --lease_ms",
-                 fenced.group->key().name, rank);
-    TellOver(*fenced.group);
-  }
-}
-
-void AttachServer::TellOver(const Group& group) {
-  if (!group.generation()) return;
-  Over over;
-  over.generation = group.generation()->id();
-  for (auto& [id, connection] : connections_)
-    if (connection->group.get() == &group)
-      SendMessage(connection->socket.get(), over, nullptr, 0, MSG_DONTWAIT);
-}
-
-bool AttachServer::HandleStatus(Connection* connection) {
+StatusDaemon AttachServer::Daemon() const {
   StatusDaemon daemon;
   SetText(daemon.build, kBuildVersion);
   daemon.pid = getpid();
   daemon.uptime_ns = NowNs() - started_ns_;
   daemon.connections = uint32_t(connections_.size());
-  daemon.refused = refused_;
   daemon.spin_us = planner_->spin_ns() / 1000;
-  // Users see their own groups; root and the daemon's own user see all.
-  auto visible = [&](const GroupKey& key) {
-    return connection->uid == 0 || connection->uid == geteuid() || connection->uid == key.uid;
-  };
-  for (auto& [key, group] : groups_.all()) daemon.groups += visible(key);
-  const int socket = connection->socket.get();
-  bool sent = SendMessage(socket, daemon, nullptr, 0, MSG_DONTWAIT);
-  for (auto& [key, group] : groups_.all())
-    if (sent && visible(key)) sent = SendMessage(socket, group->Status(), nullptr, 0, MSG_DONTWAIT);
-  return sent && SendMessage(socket, StatusEnd(), nullptr, 0, MSG_DONTWAIT);
+  std::copy(std::begin(refused_), std::end(refused_), daemon.refused);
+  operators_.Fill(&daemon);
+  return daemon;
 }
 
-bool AttachServer::Refuse(Connection* connection, const std::string& text, bool retry) {
-  ++refused_;
+void AttachServer::Publish() {
+  std::vector<GroupSource> groups;
+  for (const auto& [key, group] : groups_.all()) groups.push_back(group->Source());
+  view_->Publish(Daemon(), std::move(groups));
+}
+
+bool AttachServer::HandleTrace(Connection* connection, const TraceRequest& request) {
+  const Refusal refusal = operators_.Trace(connection->socket.get(), connection->uid, request,
+                                           &connection->asked);
+  return refusal.text.empty() || Refuse(connection, refusal);
+}
+
+bool AttachServer::Refuse(Connection* connection, const std::string& text, RefusalKind kind,
+                          bool retry) {
+  ++refused_[uint32_t(kind)];
   LogWarning("refused pid %d uid %d: %s", connection->pid, connection->uid, text);
+  view_->events().Add(connection->uid, connection->group ? connection->group->key().name : "",
+                      EventKind::kRefused, [&](Event* event) {
+                        event->value = uint64_t(connection->pid);
+                        SetText(event->text, text);
+                      });
   Refused refused;
   refused.retry = retry;
   SetText(refused.text, text);
@@ -326,18 +249,7 @@ bool AttachServer::Refuse(Connection* connection, const std::string& text, bool 
 }
 
 bool AttachServer::Refuse(Connection* connection, const Refusal& refusal) {
-  return Refuse(connection, refusal.text, refusal.retry);
-}
-
-void AttachServer::LeaveGroup(Connection* connection, MemberState how) {
-  const std::shared_ptr<Group> group = std::move(connection->group);
-  connection->group = nullptr;
-  connection->due = nullptr;
-  if (!group) return;
-  LogInfo("group %s: rank %d %s", group->key().name, connection->rank,
-          how == MemberState::kLeft ? "left" : "is gone");
-  groups_.Gone(group, connection->id, connection->rank, how);
-  TellOver(*group);
+  return Refuse(connection, refusal.text, refusal.kind, refusal.retry);
 }
 
 void AttachServer::Close(uint64_t id) {
@@ -345,6 +257,7 @@ void AttachServer::Close(uint64_t id) {
   if (at == connections_.end() || at->second->draining) return;
   Connection& connection = *at->second;
   LeaveGroup(&connection, MemberState::kGone);
+  operators_.Close(&connection.asked);
   if (!Unread(connection.socket.get())) {
     connections_.erase(at);
     return;

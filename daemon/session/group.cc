@@ -19,7 +19,7 @@ Group::Group(const GroupKey& key, const GroupConfig& config)
 
 Refusal Group::CheckJoin(uint64_t owner, const ultraep::Join& request) const {
   if (std::string differs = FirstDifference(layout_.config, request.config); !differs.empty())
-    return {"members of a group must agree: " + differs};
+    return {"members of a group must agree: " + differs, false, RefusalKind::kDisagree};
   const Member& member = members_[request.rank];
   const std::string rank = "rank " + std::to_string(request.rank);
   if (member.owner && member.owner != owner)
@@ -39,7 +39,7 @@ void Group::Join(uint64_t owner, const ultraep::Join& request) {
         m.state = MemberState::kAbsent;
     earlier_.push_back(std::exchange(generation_, nullptr));
     if (earlier_.size() > kEarlierKept) {
-      transfers_before_.Add(earlier_.front()->Transfers());
+      ranks_before_.Add(earlier_.front()->Ranks());
       earlier_.pop_front();
     }
   }
@@ -60,6 +60,7 @@ std::string Group::Begin(const PlanOptions& options) {
   generation_ = GroupGeneration::Create(layout_.config, options, nodes, statistics_, &wrong);
   if (!generation_) return wrong;
   ++generations_;
+  said_ = GateState::kOpen;
   generations_in_memory_ = std::min(generations_in_memory_ + 1, 2u);
   for (uint32_t r = 0; r < members_.size(); ++r) SetMember(r, MemberState::kJoined);
   return "";
@@ -88,6 +89,7 @@ void Group::Gone(uint64_t owner, uint32_t rank, MemberState how) {
 void Group::Lose(uint32_t rank, MemberState how) {
   members_[rank].owner = 0;
   members_[rank].state = how;
+  statistics_->Lost(how);
   // It may still take part in operations on the slots of generations that are over.
   for (const auto& old : earlier_) old->SetMember(rank, how);
   if (!generation_) return;
@@ -124,26 +126,29 @@ void Group::SetMember(uint32_t rank, MemberState state) {
   generation_->SetMember(rank, state);
 }
 
-StatusGroup Group::Status() const {
-  StatusGroup status;
+GroupSource Group::Source() const {
+  GroupSource source;
+  StatusGroup& status = source.fixed;
   status.config = layout_.config;
   status.uid = key_.uid;
   status.generations = generations_;
   status.memory_bytes = memory_bytes();
   status.fallback_tokens_min = fallback_tokens_min_;
-  status.counters = statistics_->Counters();
-  status.transfers = transfers_before_;
-  for (const auto& old : earlier_) status.transfers.Add(old->Transfers());
-  if (generation_) status.transfers.Add(generation_->Transfers());
-  if (generation_) {
-    const Gate gate = generation_->gate();
-    status.gate_state = uint32_t(gate.state);
-    status.gate_value = gate.value;
-    status.generation = generation_->id();
-    status.next_sequence = generation_->steps().next_sequence();
-  }
   for (uint32_t r = 0; r < members_.size(); ++r) status.members[r] = uint8_t(members_[r].state);
-  return status;
+  source.ranks_before = ranks_before_;
+  source.generations.assign(earlier_.begin(), earlier_.end());
+  source.present = generation_ != nullptr;
+  if (generation_) source.generations.push_back(generation_);
+  source.statistics = statistics_;
+  return source;
+}
+
+std::optional<GateState> Group::TakeOver() {
+  if (!generation_) return std::nullopt;
+  const Gate gate = generation_->gate();
+  if (!gate.over() || gate.state == said_) return std::nullopt;
+  said_ = gate.state;
+  return said_;
 }
 
 }  // namespace ultraep

@@ -8,13 +8,16 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "daemon/session/group_generation.h"
+#include "daemon/session/node_view.h"
 #include "daemon/session/statistics.h"
 #include "protocol/lease.h"
 #include "protocol/message.h"
+#include "protocol/verdict_board.h"
 
 namespace ultraep {
 
@@ -31,6 +34,7 @@ struct GroupKey {
 struct Refusal {
   std::string text;
   bool retry = false;
+  RefusalKind kind = RefusalKind::kState;
 };
 
 // The session thread's. A member is known by the id of its connection ("owner", never 0).
@@ -64,7 +68,12 @@ class Group {
   // the next one.
   uint64_t memory_bytes() const { return layout_.total_bytes() * generations_in_memory_; }
   uint64_t next_generation_bytes() const { return layout_.total_bytes(); }
-  StatusGroup Status() const;
+  // Where its numbers are, for other threads.
+  GroupSource Source() const;
+  StepStatistics& statistics() const { return *statistics_; }
+  const std::shared_ptr<StepStatistics>& shared_statistics() const { return statistics_; }
+  // The state in which the present generation is over, when that has not been said yet.
+  std::optional<GateState> TakeOver();
 
  private:
   struct Member {
@@ -86,7 +95,8 @@ class Group {
   std::shared_ptr<GroupGeneration> generation_;
   // Earlier generations: members may still use their slots and look there for who is gone.
   std::deque<std::shared_ptr<GroupGeneration>> earlier_;
-  TransferTotals transfers_before_;  // of those that are no longer kept
+  RankStatistics ranks_before_;  // of those that are no longer kept
+  GateState said_ = GateState::kOpen;  // of the present one, by TakeOver
   uint64_t generations_ = 0;
   uint32_t generations_in_memory_ = 0;
   std::vector<Member> members_;

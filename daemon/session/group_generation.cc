@@ -56,11 +56,11 @@ void GroupGeneration::SetMember(uint32_t rank, MemberState state) {
   ULTRAEP_POINT("member:set");
 }
 
-TransferTotals GroupGeneration::Transfers() const {
-  TransferTotals all;
+RankStatistics GroupGeneration::Ranks() const {
+  RankStatistics all;
   for (uint32_t r = 0; r < layout_.config.ranks; ++r) {
-    TransferTotals one;
-    CopyFromShared(&one, &boards().rank(r).totals, sizeof one);
+    RankStatistics one;
+    CopyFromShared(&one, &boards().rank(r).statistics, sizeof one);
     all.Add(one);
   }
   return all;

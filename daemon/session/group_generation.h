@@ -10,6 +10,7 @@
 #include "daemon/session/statistics.h"
 #include "daemon/session/step_planner.h"
 #include "protocol/message.h"
+#include "protocol/rank_statistics.h"
 
 namespace ultraep {
 
@@ -34,8 +35,8 @@ class GroupGeneration {
   // Ends it, so that every open step resolves, and wakes everybody.
   void End();
   void SetMember(uint32_t rank, MemberState state);
-  // What its ranks say of their transfers.
-  TransferTotals Transfers() const;
+  // What its ranks say of their steps and transfers, summed.
+  RankStatistics Ranks() const;
   // Passes doorbell and segment files to a member: Joined. False with errno set when it cannot.
   bool SendTo(int socket, uint64_t lease_ns) const;
   // It is over and no longer planned: gives up its descriptors. Slots live on as long as members map

@@ -22,10 +22,11 @@ uint64_t Usable(uint64_t bytes) { return bytes / 10 * 8; }
 std::shared_ptr<Group> Groups::Join(uint64_t owner, uid_t uid, const ultraep::Join& request,
                                     Refusal* refusal) {
   const GroupConfig& config = request.config;
-  *refusal = {CheckConfig(config)};
+  *refusal = {CheckConfig(config), false, RefusalKind::kConfig};
   if (refusal->text.empty() && request.rank >= config.ranks)
     *refusal = {"rank is " + std::to_string(request.rank) + ", must be below ranks (" +
-                std::to_string(config.ranks) + ")"};
+                std::to_string(config.ranks) + ")",
+                false, RefusalKind::kConfig};
   if (!refusal->text.empty()) return nullptr;
   GroupKey key;
   key.uid = uid;
@@ -45,6 +46,9 @@ std::shared_ptr<Group> Groups::Join(uint64_t owner, uid_t uid, const ultraep::Jo
     LogInfo("group %s: %d ranks, %d experts, %d slots per rank, %s of shared memory", key.name,
             config.ranks, config.experts, config.slots, Mib(group->next_generation_bytes()));
     groups_[key] = group;
+    if (options_.metrics_detail_series) group->statistics().KeepLayers(config.layers, config.ranks);
+    view_->events().Add(uid, key.name, EventKind::kCreated,
+                        [&](Event* e) { e->value = group->next_generation_bytes(); });
   }
   const std::shared_ptr<GroupGeneration> before = group->generation();
   group->Join(owner, request);
@@ -63,7 +67,7 @@ Refusal Groups::CheckNewGroup(uid_t uid, uint64_t bytes) const {
   if (own >= options_.uid_groups)
     return {"uid " + std::to_string(uid) + " has " + std::to_string(own) +
                 " groups, --uid_groups is " + std::to_string(options_.uid_groups),
-            true};
+            true, RefusalKind::kLimit};
   Refusal refusal = CheckMemory(uid, bytes);
   const uint64_t most =
       options_.memory_limit_bytes ? options_.memory_limit_bytes : Usable(ReadSystemMemory().total);
@@ -74,17 +78,15 @@ Refusal Groups::CheckNewGroup(uid_t uid, uint64_t bytes) const {
 // Without a limit set, what counts is what is left now: after a restart the ranks still map the
 // slots of the daemon before, and give them back later.
 Refusal Groups::CheckMemory(uid_t uid, uint64_t bytes) const {
-  uint64_t all = 0, own = 0;
-  for (const auto& [key, group] : groups_) {
-    all += group->memory_bytes();
-    own += key.uid == uid ? group->memory_bytes() : 0;
-  }
+  const uint64_t all = memory_bytes();
+  uint64_t own = 0;
+  for (const auto& [key, group] : groups_) own += key.uid == uid ? group->memory_bytes() : 0;
   const auto check = [&](uint64_t used, uint64_t limit, const char* whose, const char* or_else) {
     const uint64_t left = limit - std::min(limit, used);
     if (bytes <= left) return Refusal{};
     return Refusal{"the group needs " + Mib(bytes + (1 << 20) - 1) + " of shared memory, " +
                        Mib(left) + " are left" + whose + "; lower slots or slot_sets, " + or_else,
-                   true};
+                   true, RefusalKind::kLimit};
   };
   const uint64_t limit = options_.memory_limit_bytes ? options_.memory_limit_bytes
                                                      : Usable(ReadSystemMemory().available + all);
@@ -105,7 +107,8 @@ bool Groups::Begin(Group* group, Refusal* refusal) {
   *refusal = {};
   if (!group->complete()) return false;
   *refusal = CheckMemory(group->key().uid, group->next_generation_bytes());
-  if (refusal->text.empty()) *refusal = {group->Begin(OptionsFor(group->config())), true};
+  if (refusal->text.empty())
+    *refusal = {group->Begin(OptionsFor(group->config())), true, RefusalKind::kSystem};
   if (!refusal->text.empty()) return false;
   planner_->Add(group->generation());
   return true;
@@ -122,6 +125,8 @@ void Groups::CloseIfEmpty(const std::shared_ptr<Group>& group) {
   if (at == groups_.end() || at->second != group || !group->empty()) return;
   if (group->generation()) planner_->Remove(group->generation().get());
   LogInfo("group %s: closed", group->key().name);
+  view_->events().Add(group->key().uid, group->key().name, EventKind::kClosed, [](Event*) {});
+  view_->Close(group->Source());
   groups_.erase(at);
 }
 
@@ -132,6 +137,12 @@ std::vector<Groups::Fenced> Groups::Fence(uint64_t now) {
     if (!ranks.empty()) all.push_back({group, std::move(ranks)});
   }
   for (const Fenced& fenced : all) CloseIfEmpty(fenced.group);
+  return all;
+}
+
+uint64_t Groups::memory_bytes() const {
+  uint64_t all = 0;
+  for (const auto& [key, group] : groups_) all += group->memory_bytes();
   return all;
 }
 

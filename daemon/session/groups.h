@@ -16,7 +16,8 @@ namespace ultraep {
 // The session thread's.
 class Groups {
  public:
-  Groups(const DaemonOptions& options, PlanLoop* planner) : options_(options), planner_(planner) {}
+  Groups(const DaemonOptions& options, PlanLoop* planner, NodeView* view)
+      : options_(options), planner_(planner), view_(view) {}
 
   // The group in which `owner` waits now; null with `refusal` set when it may not.
   std::shared_ptr<Group> Join(uint64_t owner, uid_t uid, const ultraep::Join& request,
@@ -34,16 +35,18 @@ class Groups {
   void EndAll();
 
   bool empty() const { return groups_.empty(); }
+  uint64_t memory_bytes() const;
+  PlanOptions OptionsFor(const GroupConfig& config) const;
   const std::map<GroupKey, std::shared_ptr<Group>>& all() const { return groups_; }
 
  private:
-  PlanOptions OptionsFor(const GroupConfig& config) const;
   Refusal CheckNewGroup(uid_t uid, uint64_t bytes) const;
   Refusal CheckMemory(uid_t uid, uint64_t bytes) const;
   void CloseIfEmpty(const std::shared_ptr<Group>& group);
 
   const DaemonOptions options_;
   PlanLoop* const planner_;
+  NodeView* const view_;
   std::map<GroupKey, std::shared_ptr<Group>> groups_;
 };
 

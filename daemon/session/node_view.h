@@ -1,43 +1,43 @@
 // What everybody but the session and planner threads may see of the node: published by the session
 // thread at the end of each of its rounds, read by metrics and status page at any time. Reading takes
-// a lock for some microseconds that the planner never takes, and looks at counters that it goes on
-// writing.
+// a lock that the planner never takes, and looks at counters that it goes on writing.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
+#include "daemon/session/event_log.h"
 #include "daemon/session/group_generation.h"
 #include "daemon/session/statistics.h"
 #include "protocol/operator_messages.h"
 
 namespace ultraep {
 
-// Where the numbers of one living group are. Status() may be called by any thread.
+// Where the numbers of one group are.
 struct GroupSource {
-  StatusGroup fixed;  // config, uid, members, memory ... as of publishing; numbers zero
+  StatusGroup fixed;            // what the session thread knows; the rest is zero
   RankStatistics ranks_before;  // of generations that are no longer kept
-  std::vector<std::shared_ptr<GroupGeneration>> generations;  // the kept ones, the present one last
-  bool present = false;  // is the last one present, or over and left behind?
+  std::vector<std::shared_ptr<GroupGeneration>> generations;  // that are kept, in their order
+  bool present = false;  // is the last one the present one, or are all left behind?
   std::shared_ptr<StepStatistics> statistics;
 
+  // Any thread. The numbers of this moment.
   StatusGroup Status() const;
 };
 
 // A reading of the whole node.
 struct NodeSnapshot {
   StatusDaemon daemon;
-  std::vector<StatusGroup> groups;                     // living
-  std::vector<std::vector<LayerStatistics>> layers;    // of each of them; empty without detail
-  // Groups that are closed, summed by name; kept for the last kClosedNames names.
+  std::vector<StatusGroup> groups;                   // living
+  std::vector<std::vector<LayerStatistics>> layers;  // of each of them; empty without detail
+  // Closed groups, counters summed by name; of the last NodeView::kClosedNames names.
   std::vector<StatusGroup> closed;
-  // All groups ever closed, summed: with the living ones, what this daemon has counted in its life.
+  // All groups ever closed, counters summed: with the living ones, what this daemon has counted.
   StatusGroup closed_sum;
-  uint64_t closed_groups = 0;
 };
 
 class NodeView {
@@ -46,22 +46,33 @@ class NodeView {
 
   // The session thread.
   void Publish(const StatusDaemon& daemon, std::vector<GroupSource> groups);
-  // Its numbers are final. Publish follows.
-  void Close(const StatusGroup& group);
+  // It is closed: its numbers are final. Publish follows.
+  void Close(const GroupSource& group);
 
   // Any thread.
   NodeSnapshot Read() const;
-  // The last verdicts of each living group, oldest first, at most `most` per group; fallbacks_only:
-  // those that fell back, which are kept longer.
+  // The last verdicts of each living group, at most `most` per group, oldest first.
+  // fallbacks_only: those that fell back, which are kept longer.
   std::vector<Event> LastVerdicts(bool fallbacks_only, size_t most) const;
+  EventLog& events() { return events_; }
+  const EventLog& events() const { return events_; }
+  // 0: there are no metrics.
+  void set_metrics_port(uint32_t port) { metrics_port_.store(port); }
+  uint32_t metrics_port() const { return metrics_port_.load(); }
 
  private:
+  std::vector<GroupSource> Groups() const;
+
+  EventLog events_;
+  std::atomic<uint32_t> metrics_port_{0};
   mutable std::mutex mutex_;  // guards what follows
   StatusDaemon daemon_;
   std::vector<GroupSource> groups_;
-  std::vector<StatusGroup> closed_;
+  std::vector<StatusGroup> closed_;  // the name that was closed last comes last
   StatusGroup closed_sum_;
-  uint64_t closed_groups_ = 0;
 };
+
+// As an event of the group.
+Event VerdictEvent(const StepVerdict& verdict, const std::string& group);
 
 }  // namespace ultraep

@@ -44,8 +44,9 @@ void PlanLoop::Add(std::shared_ptr<GroupGeneration> generation) {
   {
     std::lock_guard lock(mutex_);
     wanted_.push_back(std::move(generation));
+    version_.fetch_add(1, std::memory_order_release);
   }
-  Changed();
+  Ping();
 }
 
 void PlanLoop::Remove(const GroupGeneration* generation) {
@@ -53,19 +54,19 @@ void PlanLoop::Remove(const GroupGeneration* generation) {
   {
     std::lock_guard lock(mutex_);
     std::erase_if(wanted_, [&](const auto& g) { return g.get() == generation; });
+    version_.fetch_add(1, std::memory_order_release);
   }
-  Changed();
+  Ping();
 }
 
-void PlanLoop::Changed() {
-  version_.fetch_add(1, std::memory_order_release);
+void PlanLoop::Ping() {
   const uint64_t one = 1;
   if (write(control_.get(), &one, sizeof one) < 0) return;  // already ringing
 }
 
 void PlanLoop::Stop() {
   stopped_.store(true, std::memory_order_release);
-  Changed();
+  Ping();
 }
 
 void PlanLoop::TakeChanges() {
@@ -79,8 +80,10 @@ void PlanLoop::TakeChanges() {
   }
   // Freeing its memory may take long: the waker drops the last reference.
   for (auto& generation : before)
-    if (std::find(generations_.begin(), generations_.end(), generation) == generations_.end())
+    if (std::find(generations_.begin(), generations_.end(), generation) == generations_.end()) {
+      generation->steps().Account();
       waker_->Wake(std::move(generation));
+    }
   uint32_t ranks = 0;
   for (const auto& g : generations_) ranks += g->layout().config.ranks;
   spin_ns_.store(spin_us_ >= 0 ? uint64_t(spin_us_) * 1000
@@ -127,6 +130,7 @@ void PlanLoop::Run() {
   uint64_t last = NowNs();
   while (!stopped_.load(std::memory_order_acquire)) {
     TakeChanges();
+    rounds_.store(rounds_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     const uint64_t now = NowNs();
     if (PollAll(now)) {
       last = now;

@@ -25,18 +25,21 @@ class PlanLoop {
   void Add(std::shared_ptr<GroupGeneration> generation);
   void Remove(const GroupGeneration* generation);
   uint64_t spin_ns() const { return spin_ns_.load(std::memory_order_relaxed); }
+  // Rounds of the thread so far; Ping makes it do one more, unless it is stuck.
+  uint64_t rounds() const { return rounds_.load(std::memory_order_relaxed); }
+  void Ping();
 
  private:
   void TakeChanges();
   bool PollAll(uint64_t now);
   void Sleep();
-  void Changed();
 
   Waker* const waker_;
   const int64_t spin_us_;
   std::atomic<uint64_t> spin_ns_{0};
   Descriptor epoll_, control_;
   std::atomic<bool> stopped_{false};
+  std::atomic<uint64_t> rounds_{0};
 
   std::mutex mutex_;  // guards wanted_
   std::vector<std::shared_ptr<GroupGeneration>> wanted_;

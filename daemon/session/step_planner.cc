@@ -39,10 +39,11 @@ StepPlanner::StepPlanner(const Boards& boards, uint64_t generation, const PlanOp
   row_stride_ = uint32_t(RoundUp(c.experts, 2));
   rows_.resize(uint64_t{c.ranks} * row_stride_);
   load_.resize(uint64_t{c.ranks} * c.experts);
-  record_.shape = c.shape();
+  record_.shape = outcome_.shape = c.shape();
 }
 
 StepPlanner::Progress StepPlanner::Poll() {
+  Account();
   const Gate gate = LoadGate(boards_.gate());
   if (gate.state == GateState::kClosed) return Progress::kNone;
   // Once the generation is over the ranks resolve their open steps among themselves.
@@ -61,7 +62,7 @@ StepPlanner::Progress StepPlanner::Poll() {
     return Progress::kOver;
   }
   if (decided == sequence + 1) {  // a rank's deadline was faster
-    statistics_->FellBack(Reason::kDeadline);
+    outcome_.verdict = StepOf(sequence, EventKind::kFallback, Reason::kDeadline);
     return Advance();
   }
   if (!CollectRows(sequence)) return Progress::kNone;
@@ -92,7 +93,10 @@ bool StepPlanner::CollectRows(uint64_t sequence) {
     CopyFromShared(&rows_[uint64_t{r} * row_stride_], boards_.row(r, sequence),
                    uint64_t{row_stride_} * 4);
     have_row_[r] = true;
-    ++copied_;
+    if (copied_++ == 0) {
+      first_ = r;
+      first_ns_ = NowNs();
+    }
   }
   return copied_ == c.ranks;
 }
@@ -113,43 +117,74 @@ std::optional<StepPlanner::Reason> StepPlanner::CheckRows(uint64_t sequence) {
   return std::nullopt;
 }
 
-void StepPlanner::Decide(uint64_t sequence) {
-  const GroupConfig& c = boards_.layout->config;
-  Word& word = boards_.word(sequence);
-  bool won = false;
-  if (const std::optional<Reason> wrong = CheckRows(sequence)) {
-    Propose(word, sequence, Verdict::kFallback, &won);
-    statistics_->FellBack(*wrong);
-    return;
-  }
-  const LoadView load{load_.data(), c.ranks, c.experts};
-  const uint64_t start = NowNs();
-  SolvePlan(c.shape(), load, options_, &workspace_, &plan_);
-  const uint64_t solve_ns = NowNs() - start;
+StepVerdict StepPlanner::StepOf(uint64_t sequence, EventKind kind, Reason reason) const {
+  StepVerdict step;
+  step.time_ns = WallNs();
+  step.generation = generation_;
+  step.sequence = sequence;
+  step.layer = copied_ ? headers_[first_].layer : UINT32_MAX;
+  step.microbatch = copied_ ? headers_[first_].microbatch : 0;
+  step.kind = kind;
+  step.reason = reason;
+  return step;
+}
 
-  PlanFault fault =
-      checker_.Check(c.shape(), plan_.replicas, [&](uint32_t e) { return ExpertTokens(load, e); });
-  if (fault) {  // our defect; the group goes on with main copies
-    LogError("step %d: the planner made an illegal plan: %s", sequence, fault.text());
-    plan_.replicas.clear();
-    plan_.certificate.peak = plan_.certificate.peak_before;
-  }
+void StepPlanner::FillRecord(uint64_t sequence, uint64_t solve_ns, LoadView load) {
   record_.header = PlanHeader{};
   record_.header.generation = generation_;
   record_.header.sequence = sequence;
   record_.header.layer = headers_[0].layer;
   record_.header.microbatch = headers_[0].microbatch;
-  record_.header.problem = ProblemDigest(c.shape(), options_, load);
+  record_.header.problem = ProblemDigest(record_.shape, options_, load);
   record_.header.certificate = plan_.certificate;
   record_.header.solve_ns = solve_ns;
   record_.replicas = plan_.replicas;
   record_.Close(load);
+}
+
+void StepPlanner::Decide(uint64_t sequence) {
+  const PlanShape& shape = record_.shape;
+  Word& word = boards_.word(sequence);
+  bool won = false;
+  const uint64_t collected = NowNs();
+  if (const std::optional<Reason> wrong = CheckRows(sequence)) {
+    Propose(word, sequence, Verdict::kFallback, &won);
+    outcome_.verdict = StepOf(sequence, EventKind::kFallback, *wrong);
+    return;
+  }
+  const LoadView load{load_.data(), shape.ranks, shape.experts};
+  const uint64_t start = NowNs();
+  SolvePlan(shape, load, options_, &workspace_, &plan_);
+  const uint64_t solve_ns = NowNs() - start;
+
+  PlanFault fault =
+      checker_.Check(shape, plan_.replicas, [&](uint32_t e) { return ExpertTokens(load, e); });
+  if (fault) {  // our defect; the group goes on with main copies
+    LogError("step %d: the planner made an illegal plan: %s", sequence, fault.text());
+    plan_.replicas.clear();
+    plan_.certificate.peak = plan_.certificate.peak_before;
+  }
+  FillRecord(sequence, solve_ns, load);
   WriteRecord(boards_.layout->record, boards_.record(sequence), record_);
   Propose(word, sequence, Verdict::kPlan, &won);
-  if (won)
-    statistics_->Planned(plan_.certificate, c.ranks, plan_.replicas.size(), solve_ns);
-  else
-    statistics_->FellBack(Reason::kDeadline);
+  const uint64_t decided = NowNs();
+  // A rank's deadline may have been faster: then nobody follows this plan.
+  outcome_.verdict = won ? StepOf(sequence, EventKind::kPlan, Reason::kNone)
+                         : StepOf(sequence, EventKind::kFallback, Reason::kDeadline);
+  outcome_.load = load;
+  outcome_.collect_ns = collected - first_ns_;
+  outcome_.plan_ns = decided - collected;
+  if (!won) return;
+  outcome_.verdict.replicas = uint32_t(plan_.replicas.size());
+  outcome_.verdict.certificate = plan_.certificate;
+  outcome_.verdict.solve_ns = solve_ns;
+  outcome_.replicas = &plan_.replicas;
+}
+
+void StepPlanner::Account() {
+  if (outcome_.verdict.time_ns) statistics_->Count(outcome_);
+  outcome_ = {};
+  outcome_.shape = record_.shape;
 }
 
 }  // namespace ultraep

@@ -1,5 +1,6 @@
 #include "plugin/core/operation_book.h"
 
+#include <cstring>
 #include <string>
 
 namespace ultraep {
@@ -59,9 +60,11 @@ void OperationBook::Use(uint32_t set, uint32_t slot, GradientUse use) {
 }
 
 void OperationBook::Count(const TransferTotals& more) {
-  std::lock_guard lock(mutex_);
-  totals_.Add(more);
-  CopyToShared(&board_->totals, &totals_, sizeof totals_);
+  uint64_t words[sizeof more / 8];
+  std::memcpy(words, &more, sizeof more);
+  auto* const shared = reinterpret_cast<uint64_t*>(&board_->statistics.transfers);
+  for (size_t i = 0; i < sizeof more / 8; ++i)
+    if (words[i]) CountShared(shared + i, words[i]);
 }
 
 }  // namespace ultraep

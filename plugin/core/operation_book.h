@@ -10,6 +10,7 @@
 #include "plugin/core/result.h"
 #include "protocol/boards.h"
 #include "protocol/digest.h"
+#include "protocol/rank_statistics.h"
 
 namespace ultraep {
 
@@ -39,7 +40,8 @@ class OperationBook {
   GradientUse last_use(uint32_t set, uint32_t slot) const;
   void Use(uint32_t set, uint32_t slot, GradientUse use);
 
-  // Adds to what the rank's board says; relaxed, for people.
+  // What this rank's board says of its steps and transfers, for people; any thread counts.
+  RankStatistics& statistics() { return board_->statistics; }
   void Count(const TransferTotals& more);
 
  private:
@@ -58,7 +60,6 @@ class OperationBook {
   };
   std::vector<SetUse> sets_;            // [slot set]: by the last stream issued
   std::vector<GradientUse> gradients_;  // [slot set][slot]
-  TransferTotals totals_;
 };
 
 }  // namespace ultraep

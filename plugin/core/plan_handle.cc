@@ -103,8 +103,12 @@ Result ultraep_plan::Replicas(ultraep_replica* out, uint32_t capacity) const {
 
 Result ultraep_plan::Route(const int32_t* ids, uint64_t tokens, uint32_t top_k,
                            int32_t* physical) const {
+  const uint64_t start = NowNs();
   std::string wrong = router_.Route(ids, tokens, top_k, physical);
-  return wrong.empty() ? Ok() : Invalid("step " + std::to_string(step_.sequence) + ": " + wrong);
+  if (!wrong.empty()) return Invalid("step " + std::to_string(step_.sequence) + ": " + wrong);
+  if (const auto generation = memory_->current())
+    CountLatencyShared(&generation->book->statistics().route, NowNs() - start);
+  return Ok();
 }
 
 // The first stream is the forward one, any further one a restore: for backward or recompute. Both

@@ -193,6 +193,7 @@ void Reducer::Finish(Reduce* reduce) {
     more.reduce_wait_ns = reduce->tally.wait_ns;
     more.reduce_ns = NowNs() - reduce->issued_ns;
   }
+  CountLatencyShared(&generation_->book->statistics().reduce, more.reduce_ns);
   generation_->book->Count(more);
   End(reduce);
 }

@@ -198,6 +198,7 @@ Result Steps::Await(uint64_t sequence, uint64_t timeout_ns, ResolvedStep* resolv
       step.generation->failure_told = true;
     }
   }
+  Count(step, result, resolved->verdict);
   resolved->sequence = sequence;
   resolved->layer = step.layer;
   resolved->microbatch = step.microbatch;
@@ -220,6 +221,23 @@ Result Steps::TakePlan(OpenStep* step, ResolvedStep* resolved) {
   if (!wrong.empty()) return Failed(Step(step->sequence) + ": " + wrong);
   resolved->verdict = ULTRAEP_PLAN;
   return Ok();
+}
+
+// Declined steps have no board: the next one that is there says how many they were.
+void Steps::Count(const OpenStep& step, const Result& result, ultraep_verdict verdict) {
+  if (!step.generation) {
+    ++declined_;
+    return;
+  }
+  const Generation& g = *step.generation;
+  RankStatistics& statistics = g.boards.rank(g.rank).statistics;
+  CountLatencyShared(&statistics.verdict, NowNs() - step.submitted_ns);
+  CountShared(!result.ok()                  ? &statistics.failed
+              : verdict == ULTRAEP_PLAN ? &statistics.planned
+                                        : &statistics.fallback,
+              1);
+  CountShared(&statistics.declined, declined_);
+  declined_ = 0;
 }
 
 void Steps::ResolveAll() {

@@ -64,6 +64,7 @@ class Steps {
   bool Look(OpenStep* step, VerdictWord* word);
   uint64_t NextClock(const OpenStep& step) const;
   Result TakePlan(OpenStep* step, ResolvedStep* resolved);
+  void Count(const OpenStep& step, const Result& result, ultraep_verdict verdict);
 
   const GroupConfig config_;
   const std::shared_ptr<MemorySwitch> memory_ = std::make_shared<MemorySwitch>();
@@ -72,6 +73,7 @@ class Steps {
   uint64_t next_;      // sequence of the next Submit
   uint64_t resolved_;  // sequence of the next Await
   uint32_t promises_ = 0;
+  uint64_t declined_ = 0;  // steps that no board has been told of; the submitting thread's own
   std::vector<OpenStep> open_;  // [window], the submitting thread's own
   PlanChecker checker_;
 };

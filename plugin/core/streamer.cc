@@ -192,7 +192,10 @@ void Streamer::Count(const Stream& stream) const {
   if (more.sends) more.send_ns = stream.over_ns - stream.issued_ns;
   for (const Replica& r : stream.replicas)
     if (r.rank == rank()) more.arrivals = 1;
-  if (more.arrivals) more.arrive_ns = stream.arrived_ns - stream.issued_ns;
+  if (more.arrivals) {
+    more.arrive_ns = stream.arrived_ns - stream.issued_ns;
+    CountLatencyShared(&generation_->book->statistics().stream, more.arrive_ns);
+  }
   generation_->book->Count(more);
 }
 

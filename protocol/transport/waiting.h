@@ -28,6 +28,13 @@ inline uint64_t NowNs() {
   return uint64_t(t.tv_sec) * 1'000'000'000u + uint64_t(t.tv_nsec);
 }
 
+// CLOCK_REALTIME, for people: nothing is decided by it.
+inline uint64_t WallNs() {
+  timespec t;
+  clock_gettime(CLOCK_REALTIME, &t);
+  return uint64_t(t.tv_sec) * 1'000'000'000u + uint64_t(t.tv_nsec);
+}
+
 // Deadlines saturate instead of wrapping.
 inline uint64_t DeadlineAfter(uint64_t now, uint64_t ns) {
   return now + ns < now ? UINT64_MAX : now + ns;

@@ -30,7 +30,7 @@ class Daemon : public Process {
     options.lease_ns = scenario.lease_ns;
     options.log_level = LogLevel::kError;
     wrong = listener_.Open(socket, options.socket_mode);
-    server_ = std::make_unique<AttachServer>(options, listener_.Take(), &planner_);
+    server_ = std::make_unique<AttachServer>(options, listener_.Take(), &planner_, &view_);
     world->Start(this, "session", [this] {
       server_->Run();
       planner_.Stop();
@@ -47,6 +47,7 @@ class Daemon : public Process {
  private:
   Listener listener_;
   Waker waker_;
+  NodeView view_;
   PlanLoop planner_;
   std::unique_ptr<AttachServer> server_;
 };

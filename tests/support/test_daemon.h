@@ -53,7 +53,7 @@ class TestDaemon {
     const std::string wrong = listener_.Open(socket, options.socket_mode);
     EXPECT_EQ(wrong, "");
     planner_ = std::make_unique<PlanLoop>(&waker_, options.spin_us);
-    server_ = std::make_unique<AttachServer>(options, listener_.Take(), planner_.get());
+    server_ = std::make_unique<AttachServer>(options, listener_.Take(), planner_.get(), &view);
     waker_thread_ = std::thread([this] { waker_.Run(); });
     planner_thread_ = std::thread([this] { planner_->Run(); });
     session_thread_ = std::thread([this] { server_->Run(); });
@@ -66,6 +66,8 @@ class TestDaemon {
     waker_.Stop();
     waker_thread_.join();
   }
+
+  NodeView view;
 
  private:
   Listener listener_;

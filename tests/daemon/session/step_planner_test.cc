@@ -67,8 +67,9 @@ TEST_F(StepPlannerTest, RowsOfDifferentLayersFallBackAndAreCounted) {
   Submit(b_, 0, 2);
   EXPECT_EQ(planner_.Poll(), Progress::kStep);
   EXPECT_EQ(word(0).verdict, Verdict::kFallback);
-  EXPECT_EQ(statistics_->Counters().order_mismatch, 1u);
-  EXPECT_EQ(statistics_->Counters().steps_fallback, 1u);
+  planner_.Account();
+  EXPECT_EQ(statistics_->Counters().fallback_order, 1u);
+  EXPECT_EQ(statistics_->Counters().steps_fallback(), 1u);
 }
 
 TEST_F(StepPlannerTest, ARowThatContradictsItsHeaderFallsBackAndIsCounted) {
@@ -78,7 +79,8 @@ TEST_F(StepPlannerTest, ARowThatContradictsItsHeaderFallsBackAndIsCounted) {
   reinterpret_cast<uint32_t*>(group_.boards().row(1, 0))[2] += 5;  // sum differs from the header's
   EXPECT_EQ(planner_.Poll(), Progress::kStep);
   EXPECT_EQ(word(0).verdict, Verdict::kFallback);
-  EXPECT_EQ(statistics_->Counters().bad_rows, 1u);
+  planner_.Account();
+  EXPECT_EQ(statistics_->Counters().fallback_bad_row, 1u);
 }
 
 TEST_F(StepPlannerTest, ARowOfAnotherGenerationIsNeverPlanned) {
@@ -98,7 +100,9 @@ TEST_F(StepPlannerTest, AVerdictThatARankReachedFirstStands) {
   Propose(group_.boards().word(0), 0, Verdict::kFallback, &won);
   EXPECT_EQ(planner_.Poll(), Progress::kStep);
   EXPECT_EQ(word(0).verdict, Verdict::kFallback);
+  planner_.Account();
   EXPECT_EQ(statistics_->Counters().steps_planned, 0u);
+  EXPECT_EQ(statistics_->Counters().fallback_deadline, 1u);
   EXPECT_EQ(planner_.next_sequence(), 1u);
 }
 
@@ -125,12 +129,15 @@ TEST_F(StepPlannerTest, CountersTellImbalanceBeforeAndAfter) {
   Submit(a_, 0);
   Submit(b_, 0);
   ASSERT_EQ(planner_.Poll(), Progress::kStep);
+  planner_.Account();
   const GroupCounters c = statistics_->Counters();
   EXPECT_EQ(c.steps_planned, 1u);
   EXPECT_EQ(c.tokens_sum, 240u);
   EXPECT_EQ(c.peak_before_sum, 200u);  // experts 0 and 1 on rank 0: 180 + 20
   EXPECT_LE(c.peak_sum, 121u);
-  EXPECT_DOUBLE_EQ(c.last_imbalance_before, 200.0 / 120.0);
+  EXPECT_EQ(c.last_peak_before, 200u);
+  EXPECT_EQ(c.last_tokens, 240u);
+  EXPECT_EQ(c.last_peak, c.peak_sum);
 }
 
 }  // namespace

@@ -221,7 +221,7 @@ TEST_F(PlanHandleTest, TimeSpentPreparingIsThatOfTheReductionAlone) {
     sum += stats.prepare_ns;
   }
   TransferTotals totals;
-  CopyFromShared(&totals, &group_->boards().rank(1).totals, sizeof totals);
+  CopyFromShared(&totals, &group_->boards().rank(1).statistics.transfers, sizeof totals);
   EXPECT_EQ(totals.prepare_ns, sum);
   Free();
 }

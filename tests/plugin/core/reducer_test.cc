@@ -106,7 +106,7 @@ TEST_F(ReducerTest, TheHomeAddsTheGradientsOfAllReplicas) {
   EXPECT_TRUE(MainIs(2, 1000));
   EXPECT_EQ(ranks_[0]->reducer->Tally(*reduces_[0][0]).bytes, 2 * 400'016u);
   TransferTotals totals;
-  CopyFromShared(&totals, &group_.boards().rank(0).totals, sizeof totals);
+  CopyFromShared(&totals, &group_.boards().rank(0).statistics.transfers, sizeof totals);
   EXPECT_EQ(totals.reductions, 1u);
   EXPECT_EQ(totals.replicas, 2u);
   EXPECT_EQ(totals.reduced_bytes, 2 * 400'016u);

@@ -1,0 +1,150 @@
+#include "daemon/session/node_view.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "protocol/transport/waiting.h"
+
+namespace ultraep {
+namespace {
+
+// What only grows. The rest of a closed group says nothing any more.
+void AddCounters(const StatusGroup& from, StatusGroup* to) {
+  GroupCounters& sum = to->counters;
+  const GroupCounters& c = from.counters;
+  sum.steps_planned += c.steps_planned;
+  sum.fallback_deadline += c.fallback_deadline;
+  sum.fallback_order += c.fallback_order;
+  sum.fallback_bad_row += c.fallback_bad_row;
+  sum.replicas += c.replicas;
+  sum.peak_before_sum += c.peak_before_sum;
+  sum.peak_sum += c.peak_sum;
+  sum.lower_bound_sum += c.lower_bound_sum;
+  sum.tokens_sum += c.tokens_sum;
+  sum.last_planned_ns = std::max(sum.last_planned_ns, c.last_planned_ns);
+  sum.members_left += c.members_left;
+  sum.members_gone += c.members_gone;
+  sum.members_fenced += c.members_fenced;
+  to->planning.collect.Add(from.planning.collect);
+  to->planning.solve.Add(from.planning.solve);
+  to->planning.plan.Add(from.planning.plan);
+  to->ranks.Add(from.ranks);
+  to->generations += from.generations;
+}
+
+bool Beats(uint8_t state) {
+  return state == uint8_t(MemberState::kJoined) || state == uint8_t(MemberState::kReady);
+}
+
+// Of the members that are in it, the age of the oldest one.
+uint64_t HeartbeatAge(const GroupGeneration& generation, const StatusGroup& status, uint64_t now) {
+  uint64_t oldest = 0;
+  for (uint32_t r = 0; r < status.config.ranks; ++r) {
+    if (!Beats(status.members[r])) continue;
+    const uint64_t beat =
+        generation.boards().rank(r).heartbeat.value.load(std::memory_order_relaxed);
+    if (beat && now > beat) oldest = std::max(oldest, now - beat);
+  }
+  return oldest;
+}
+
+}  // namespace
+
+StatusGroup GroupSource::Status() const {
+  StatusGroup status = fixed;
+  status.counters = statistics->Counters();
+  status.planning = statistics->Planning();
+  status.ranks = ranks_before;
+  for (const auto& generation : generations) status.ranks.Add(generation->Ranks());
+  if (!present) return status;
+  GroupGeneration& now = *generations.back();
+  const Gate gate = now.gate();
+  status.gate_state = uint32_t(gate.state);
+  status.gate_value = gate.value;
+  status.generation = now.id();
+  status.next_sequence = now.steps().next_sequence();
+  status.heartbeat_age_ns = HeartbeatAge(now, status, NowNs());
+  return status;
+}
+
+void NodeView::Publish(const StatusDaemon& daemon, std::vector<GroupSource> groups) {
+  std::unique_lock lock(mutex_);
+  daemon_ = daemon;
+  std::swap(groups_, groups);
+  lock.unlock();  // what was published before may hold the last of a generation's memory
+}
+
+void NodeView::Close(const GroupSource& group) {
+  const StatusGroup last = group.Status();
+  const std::string name = GetText(last.config.name);
+  std::lock_guard lock(mutex_);
+  AddCounters(last, &closed_sum_);
+  const auto same = std::find_if(closed_.begin(), closed_.end(), [&](const StatusGroup& closed) {
+    return GetText(closed.config.name) == name;
+  });
+  StatusGroup sum;
+  sum.config = last.config;
+  if (same != closed_.end()) {
+    AddCounters(*same, &sum);
+    closed_.erase(same);
+  }
+  AddCounters(last, &sum);
+  closed_.push_back(sum);
+  if (closed_.size() > kClosedNames) closed_.erase(closed_.begin());
+  // It must not be counted twice until the next Publish.
+  std::erase_if(groups_, [&](const GroupSource& g) { return g.statistics == group.statistics; });
+}
+
+std::vector<GroupSource> NodeView::Groups() const {
+  std::lock_guard lock(mutex_);
+  return groups_;
+}
+
+NodeSnapshot NodeView::Read() const {
+  NodeSnapshot snapshot;
+  std::lock_guard lock(mutex_);  // a group is either living or closed
+  snapshot.daemon = daemon_;
+  snapshot.daemon.metrics_port = metrics_port();
+  snapshot.daemon.groups = uint32_t(groups_.size());
+  for (const GroupSource& group : groups_) {
+    snapshot.groups.push_back(group.Status());
+    snapshot.layers.push_back(group.statistics->Layers());
+  }
+  snapshot.closed = closed_;
+  snapshot.closed_sum = closed_sum_;
+  return snapshot;
+}
+
+std::vector<Event> NodeView::LastVerdicts(bool fallbacks_only, size_t most) const {
+  std::vector<Event> events;
+  for (const GroupSource& group : Groups()) {
+    const VerdictRing& ring =
+        fallbacks_only ? group.statistics->fallbacks() : group.statistics->verdicts();
+    const uint64_t end = ring.pushed();
+    uint64_t cursor = end > most ? end - most : 0;
+    std::vector<StepVerdict> verdicts;
+    ring.Read(&cursor, most, &verdicts);
+    for (const StepVerdict& verdict : verdicts)
+      events.push_back(VerdictEvent(verdict, GetText(group.fixed.config.name)));
+  }
+  return events;
+}
+
+Event VerdictEvent(const StepVerdict& verdict, const std::string& group) {
+  Event event;
+  event.time_ns = verdict.time_ns;
+  event.kind = uint16_t(verdict.kind);
+  event.reason = uint16_t(verdict.reason);
+  event.sequence = verdict.sequence;
+  event.layer = verdict.layer;
+  event.microbatch = verdict.microbatch;
+  event.peak_before = verdict.certificate.peak_before;
+  event.peak = verdict.certificate.peak;
+  event.tokens = verdict.certificate.total;
+  event.replicas = verdict.replicas;
+  event.latency_ns = verdict.solve_ns;
+  SetText(event.group, group);
+  return event;
+}
+
+}  // namespace ultraep
