@@ -20,7 +20,9 @@ struct Command {
   int (*run)(const std::vector<std::string>& positional);
 };
 
+extern const Command kEventsCommand;
 extern const Command kPlanCommand;
 extern const Command kStatusCommand;
+extern const Command kTopCommand;
 
 }  // namespace ultraep

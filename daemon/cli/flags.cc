@@ -23,6 +23,17 @@ ABSL_FLAG(double, cost_instance_us, 0, "microseconds of one more active expert o
 ABSL_FLAG(std::string, speeds, "", "relative speed of every rank, as in 1,1,0.5");
 ABSL_FLAG(std::string, without_slots, "", "ranks whose slots cannot be used, as in 3,5");
 ABSL_FLAG(std::string, socket, "", "attach socket of the daemon");
+ABSL_FLAG(bool, quiet, false, "print nothing, only exit");
+ABSL_FLAG(std::string, group, "", "only the group of this name");
+ABSL_FLAG(bool, verdicts, false, "also every planned step");
+ABSL_FLAG(int64_t, history, -1, "events of the time before, at least -1; -1: 10, or all");
+ABSL_FLAG(bool, follow, true, "go on with what happens");
+ABSL_FLAG(double, interval, 1.0, "seconds between two views, 0.1..3600");
+ABSL_FLAG(uint32_t, iterations, 0, "views after which to end, at most 2^32 - 1; 0: never");
+ABSL_FLAG(bool, once, false, "one view, then end");
+ABSL_FLAG(bool, ascii, false, "no block characters");
+ABSL_FLAG(std::string, sort, "name", "order of the groups: name, steps, imbalance, ...");
+ABSL_FLAG(double, timeout, 5.0, "seconds to wait for answers, 0.1..600");
 
 namespace ultraep {
 namespace {

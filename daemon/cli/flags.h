@@ -20,6 +20,17 @@ ABSL_DECLARE_FLAG(double, cost_instance_us);
 ABSL_DECLARE_FLAG(std::string, speeds);
 ABSL_DECLARE_FLAG(std::string, without_slots);
 ABSL_DECLARE_FLAG(std::string, socket);
+ABSL_DECLARE_FLAG(bool, quiet);
+ABSL_DECLARE_FLAG(std::string, group);
+ABSL_DECLARE_FLAG(bool, verdicts);
+ABSL_DECLARE_FLAG(int64_t, history);
+ABSL_DECLARE_FLAG(bool, follow);
+ABSL_DECLARE_FLAG(double, interval);
+ABSL_DECLARE_FLAG(uint32_t, iterations);
+ABSL_DECLARE_FLAG(bool, once);
+ABSL_DECLARE_FLAG(bool, ascii);
+ABSL_DECLARE_FLAG(std::string, sort);
+ABSL_DECLARE_FLAG(double, timeout);
 
 namespace ultraep {
 
