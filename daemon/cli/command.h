@@ -22,7 +22,9 @@ struct Command {
 
 extern const Command kEventsCommand;
 extern const Command kPlanCommand;
+extern const Command kReportCommand;
 extern const Command kStatusCommand;
 extern const Command kTopCommand;
+extern const Command kTraceCommand;
 
 }  // namespace ultraep
