@@ -49,7 +49,8 @@ void MetricsServer::Start(const ListenAddress& address) {
 HttpAnswer MetricsServer::Answer(const std::string& path) {
   if (path == "/metrics") return {200, "text/plain; version=0.0.4; charset=utf-8", Metrics()};
   if (path == "/") return {200, "text/html; charset=utf-8", kStatusPage};
-  if (path == "/status.json") return {200, "application/json", metrics::PageJson(*view_)};
+  if (path == "/status.json")
+    return {200, "application/json", metrics::PageJson(*view_, healthy_(), ready_())};
   if (path == "/healthz") return Checked(healthy_());
   if (path == "/readyz") return Checked(ready_());
   return {404, HttpAnswer().type, "not here; there are / /metrics /status.json /healthz /readyz\n"};

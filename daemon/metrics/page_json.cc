@@ -45,21 +45,33 @@ Json VerdictsJson(std::vector<Event> verdicts) {
   return json;
 }
 
-Json BucketsJson(const StatusGroup& group) {
-  return {{"collect", group.planning.collect.buckets}, {"solve", group.planning.solve.buckets},
-          {"plan", group.planning.plan.buckets},       {"verdict", group.ranks.verdict.buckets},
-          {"route", group.ranks.route.buckets},        {"stream", group.ranks.stream.buckets},
-          {"reduce", group.ranks.reduce.buckets}};
+Json HistogramsJson(const StatusGroup& group) {
+  const auto histogram = [](const LatencyHistogram& h) {
+    return Json{{"sum_ns", h.sum_ns}, {"buckets", h.buckets}};
+  };
+  return {
+      {"collect", histogram(group.planning.collect)}, {"solve", histogram(group.planning.solve)},
+      {"plan", histogram(group.planning.plan)},       {"verdict", histogram(group.ranks.verdict)},
+      {"route", histogram(group.ranks.route)},        {"stream", histogram(group.ranks.stream)},
+      {"reduce", histogram(group.ranks.reduce)}};
 }
 
 }  // namespace
 
-std::string PageJson(const NodeView& view) {
+std::string PageJson(const NodeView& view, const std::string& health,
+                     const std::string& readiness) {
   const NodeSnapshot snapshot = view.Read();
   Json json = StatusJson(snapshot.daemon, snapshot.groups);
-  for (size_t i = 0; i < snapshot.groups.size(); ++i)
-    json["groups"][i]["buckets"] = BucketsJson(snapshot.groups[i]);
-  json["time"] = absl::ToUnixNanos(absl::Now()) / 1e9;
+  for (size_t i = 0; i < snapshot.groups.size(); ++i) {
+    const GroupCounters& c = snapshot.groups[i].counters;
+    json["groups"][i]["sums"] = {{"peak_before", c.peak_before_sum},
+                                 {"peak", c.peak_sum},
+                                 {"lower_bound", c.lower_bound_sum}};
+    json["groups"][i]["histograms"] = HistogramsJson(snapshot.groups[i]);
+  }
+  json["time"] = double(absl::ToUnixNanos(absl::Now())) / 1e9;
+  json["health"] = health;
+  json["readiness"] = readiness;
   json["latency_bounds_ns"] = kLatencyBoundsNs;
   json["recent"] = VerdictsJson(view.LastVerdicts(false, kVerdictsPerGroup));
   json["fallbacks"] = VerdictsJson(view.LastVerdicts(true, kVerdictsPerGroup));
