@@ -14,6 +14,8 @@ import yaml
 
 from processes import wait_until
 
+# In a directory of its own; Debian's default would be one for all.
+COMMAND = "prometheus --config.file=prometheus.yml --storage.tsdb.path=data --web.listen-address="
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -41,9 +43,8 @@ class Prometheus:
         address = f"127.0.0.1:{free_port()}"
         self.url = f"http://{address}"
         self.log = open(os.path.join(self.directory, "log"), "w+")
-        command = ["prometheus", "--config.file=prometheus.yml", f"--web.listen-address={address}"]
-        self.process = subprocess.Popen(command, cwd=self.directory, stdout=self.log,
-                                        stderr=self.log)
+        self.process = subprocess.Popen((COMMAND + address).split(), cwd=self.directory,
+                                        stdout=self.log, stderr=self.log)
         try:
             wait_until(self.answers, 60, "Prometheus is ready")
         except BaseException:
