@@ -16,14 +16,11 @@
 #include "absl/strings/string_view.h"
 #include "daemon/trace/npy_appender.h"
 
-namespace ultraep::report {
+namespace ultraep {
 
-// Made from the files of the same name when this is built.
-extern const char text_report_html[];
-extern const char text_report_css[];
-extern const char text_report_js[];
-extern const char text_report_plots_js[];
-extern const char text_report_step_js[];
+extern const char kReportPage[];  // report.html
+
+namespace report {
 
 std::string ReadPlotly(const std::string& path, std::string* script) {
   std::ifstream file(path, std::ios::binary);
@@ -56,12 +53,9 @@ std::string WritePage(const std::string& path, const std::string& plotly, const 
   const std::string temporary = path + "." + std::to_string(getpid()) + ".part";
   FILE* const file = std::fopen(temporary.c_str(), "wbx");
   if (!file) return trace::WriteError(path, errno);
-  std::string_view rest = text_report_html;
-  const std::pair<std::string_view, std::string> parts[] = {
-      {"{{style}}", text_report_css},
-      {"{{plotly}}", ScriptSafe(plotly)},
-      {"{{data}}", JsonSafe(data)},
-      {"{{script}}", std::string(text_report_js) + text_report_plots_js + text_report_step_js}};
+  std::string_view rest = kReportPage;
+  const std::pair<std::string_view, std::string> parts[] = {{"{{plotly}}", ScriptSafe(plotly)},
+                                                            {"{{data}}", JsonSafe(data)}};
   bool fine = true;
   const auto write = [&](std::string_view text) {
     fine = fine && std::fwrite(text.data(), 1, text.size(), file) == text.size();
@@ -81,4 +75,5 @@ std::string WritePage(const std::string& path, const std::string& plotly, const 
   return trace::WriteError(path, error);
 }
 
-}  // namespace ultraep::report
+}  // namespace report
+}  // namespace ultraep
