@@ -43,7 +43,7 @@ function short(value) {
     if (Math.abs(value) >= size) return (value / (unit === 'k' ? 1e3 : size)).toPrecision(3) + ' ' + unit;
   return value >= 100 || Number.isInteger(value) ? Math.round(value).toLocaleString('en') : value.toPrecision(2);
 }
-const count = (value) => value.toLocaleString('en');
+const count = (value) => (value === null ? '\u2013' : value.toLocaleString('en'));
 const ratio = (value) => (value === null ? '\u2013' : value.toFixed(3));
 const percent = (value) => (value === null ? '\u2013' : (100 * value).toFixed(value < 0.1 ? 1 : 0) + ' %');
 function time(ns) {
@@ -184,12 +184,13 @@ function drawLines(f, history) {
 function drawRanks(f, group, lease) {
   const states = {};
   for (const state of group.members) states[state] = (states[state] || 0) + 1;
-  const key = group.members.join();
+  const key = group.gate + group.members.join();
   if (f.ranks.dataset.key !== key) {
     f.ranks.dataset.key = key;
     f.ranks.replaceChildren(...group.members.map((state, rank) =>
       el('i', {class: state, title: `rank ${rank}: ${state}`})),
-      el('span', {}, Object.entries(states).map(([state, n]) => `${n} ${state}`).join(', ')));
+      el('span', {}, Object.entries(states).map(([state, n]) => `${n} ${state}`).join(', ') +
+        (group.gate === 'open' ? '' : ': main copies until all are ready')));
   }
   const age = group.heartbeat_age_seconds;
   set(f.heartbeat, `${age.toFixed(1)} of ${lease.toFixed(1)} s`);
