@@ -20,7 +20,11 @@ struct Command {
   int (*run)(const std::vector<std::string>& positional);
 };
 
+extern const Command kEventsCommand;
 extern const Command kPlanCommand;
+extern const Command kReportCommand;
 extern const Command kStatusCommand;
+extern const Command kTopCommand;
+extern const Command kTraceCommand;
 
 }  // namespace ultraep

@@ -23,6 +23,31 @@ ABSL_FLAG(double, cost_instance_us, 0, "microseconds of one more active expert o
 ABSL_FLAG(std::string, speeds, "", "relative speed of every rank, as in 1,1,0.5");
 ABSL_FLAG(std::string, without_slots, "", "ranks whose slots cannot be used, as in 3,5");
 ABSL_FLAG(std::string, socket, "", "attach socket of the daemon");
+ABSL_FLAG(bool, quiet, false, "print nothing, only exit");
+ABSL_FLAG(std::string, group, "", "only the group of this name");
+ABSL_FLAG(bool, verdicts, false, "also every planned step");
+ABSL_FLAG(int64_t, history, -1, "events of the time before, at least -1; -1: 10, or all");
+ABSL_FLAG(bool, follow, true, "go on with what happens");
+ABSL_FLAG(double, interval, 1.0, "seconds between two views, 0.1..3600");
+ABSL_FLAG(uint32_t, iterations, 0, "views after which to end, at most 2^32 - 1; 0: never");
+ABSL_FLAG(bool, once, false, "one view, then end");
+ABSL_FLAG(bool, ascii, false, "no block characters");
+ABSL_FLAG(std::string, sort, "name", "order of the groups: name, steps, imbalance, ...");
+ABSL_FLAG(double, timeout, 5.0, "seconds to wait for answers, 0.1..600");
+ABSL_FLAG(std::string, output, "", "where to write");
+ABSL_FLAG(double, seconds, 0, "seconds after which a recording ends, 0..1e9; 0: no limit");
+ABSL_FLAG(std::string, steps, "", "how many steps to record, or which ones to take, as in 100-200");
+ABSL_FLAG(uint64_t, max_mib, 0, "most MiB to write, 0..2^30; 0: the command's default");
+ABSL_FLAG(uint64_t, ring_mib, 0,
+          "MiB of memory between planner and recorder, 0..2^30; 0: the daemon's default");
+ABSL_FLAG(bool, force, false, "overwrite what is there");
+ABSL_FLAG(bool, verify, false, "plan every recorded step again and compare");
+ABSL_FLAG(bool, by_rank, false, "one csv row for every source rank");
+ABSL_FLAG(uint32_t, ranks, 0, "ranks of the EP group, 1..512");
+ABSL_FLAG(uint32_t, experts, 0, "experts of the EP group, 1..4096; 0: as in the file");
+ABSL_FLAG(std::string, plotly, "/usr/share/python3-plotly/plotly.js",
+          "plotly.js that a report is drawn with");
+ABSL_FLAG(uint32_t, baseline_steps, 200, "steps that the other planners plan, 0..100000; 0: none");
 
 namespace ultraep {
 namespace {
@@ -44,6 +69,7 @@ void ParseFlag(const std::vector<std::string>& arguments, size_t* at, CommandLin
     line->help = true;
     return;
   }
+  if (name == "o") name = "output";
   if (name == "version") {
     line->version = true;
     return;

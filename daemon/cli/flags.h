@@ -20,6 +20,29 @@ ABSL_DECLARE_FLAG(double, cost_instance_us);
 ABSL_DECLARE_FLAG(std::string, speeds);
 ABSL_DECLARE_FLAG(std::string, without_slots);
 ABSL_DECLARE_FLAG(std::string, socket);
+ABSL_DECLARE_FLAG(bool, quiet);
+ABSL_DECLARE_FLAG(std::string, group);
+ABSL_DECLARE_FLAG(bool, verdicts);
+ABSL_DECLARE_FLAG(int64_t, history);
+ABSL_DECLARE_FLAG(bool, follow);
+ABSL_DECLARE_FLAG(double, interval);
+ABSL_DECLARE_FLAG(uint32_t, iterations);
+ABSL_DECLARE_FLAG(bool, once);
+ABSL_DECLARE_FLAG(bool, ascii);
+ABSL_DECLARE_FLAG(std::string, sort);
+ABSL_DECLARE_FLAG(double, timeout);
+ABSL_DECLARE_FLAG(std::string, output);
+ABSL_DECLARE_FLAG(double, seconds);
+ABSL_DECLARE_FLAG(std::string, steps);
+ABSL_DECLARE_FLAG(uint64_t, max_mib);
+ABSL_DECLARE_FLAG(uint64_t, ring_mib);
+ABSL_DECLARE_FLAG(bool, force);
+ABSL_DECLARE_FLAG(bool, verify);
+ABSL_DECLARE_FLAG(bool, by_rank);
+ABSL_DECLARE_FLAG(uint32_t, ranks);
+ABSL_DECLARE_FLAG(uint32_t, experts);
+ABSL_DECLARE_FLAG(std::string, plotly);
+ABSL_DECLARE_FLAG(uint32_t, baseline_steps);
 
 namespace ultraep {
 
