@@ -222,7 +222,7 @@ function drawGroup(entry, group, json) {
   set(f.gate, gate);
   set(f.name, group.name);
   set(f.shape, `${group.ranks} ranks, ${group.experts} experts, ${group.layers} layers, ${group.slots} ` +
-    `slots per rank, ${group.training ? 'training' : 'serving'}, uid ${group.uid}, ${bytes(group.memory_bytes)}`);
+    `slot${group.slots === 1 ? '' : 's'} per rank, ${group.training ? 'training' : 'serving'}, uid ${group.uid}, ${bytes(group.memory_bytes)}`);
   set(f.window, 'Imbalance, fullest rank / mean, ' + (idle
     ? (recent ? `since its start; no step in the last ${recent.seconds.toFixed(0)} s` : 'since its start')
     : `last ${recent.seconds.toFixed(0)} s`));
@@ -342,7 +342,7 @@ function drawDaemon(json) {
     'connections': `${count(d.connections)} of ${count(d.max_connections)}`,
     'refused': refused.join(', ') || 'none',
     'lease': d.lease_seconds + ' s',
-    'planner spins': d.spin_us ? d.spin_us + ' \u00b5s' : 'no: fewer CPUs than ranks, or set so',
+    'planner spins': d.spin_us ? d.spin_us + ' \u00b5s' : 'no',
     'recordings': count(d.traces) + (d.trace_dropped ? `, ${count(d.trace_dropped)} steps missed` : ''),
     'events missed by readers': count(d.events_dropped),
     'cost of a token': d.cost_token_ns ? d.cost_token_ns + ' ns' : 'not set (--cost_token_ns)',
