@@ -104,7 +104,8 @@ struct PlanLatencies {
   LatencyHistogram solve;    // the planner alone
   LatencyHistogram plan;     // from the last row seen to the verdict: copy, solve, check, publish
 };
-static_assert(sizeof(PlanLatencies) == 480 && offsetof(PlanLatencies, plan) == 320,
+static_assert(sizeof(PlanLatencies) == 480 && alignof(PlanLatencies) == 8 &&
+                  offsetof(PlanLatencies, plan) == 320,
               "bump kLayoutVersion");
 
 // head 16 | config 256 | uid gate .. 64 | counters 144 | planning 480 | ranks 896 | members 512   2368
