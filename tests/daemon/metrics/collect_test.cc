@@ -2,12 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
 #include <memory>
 #include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_split.h"
 #include "daemon/planner/solve_plan.h"
 #include "tests/daemon/metrics/scraped.h"
 
@@ -108,6 +109,13 @@ TEST(CollectTest, MetricsOfAHandWorkedMatrixAreWhatTheHandSays) {
   EXPECT_EQ(layer1, 37);
 }
 
+std::vector<std::string> Split(const std::string& text, char at) {
+  std::istringstream stream(text);
+  std::vector<std::string> parts;
+  for (std::string part; std::getline(stream, part, at);) parts.push_back(part);
+  return parts;
+}
+
 NodeSnapshot Crowd(size_t groups) {
   NodeSnapshot node;
   for (size_t i = 0; i < groups; ++i) {
@@ -129,12 +137,10 @@ TEST(CollectTest, EveryNameOfNamesHIsThereWithItsLabelsAndNoOther) {
     EXPECT_EQ(family.help, kAll[i]->help);
     // Label -> the values that names.h states, and those that are there.
     std::map<std::string, std::set<std::string>> stated, there;
-    for (const auto label : absl::StrSplit(kAll[i]->labels, ',', absl::SkipEmpty())) {
-      const std::vector<std::string> parts = absl::StrSplit(label, absl::MaxSplits('=', 1));
-      stated[parts[0]] = {};
-      if (parts.size() == 2)
-        for (const auto value : absl::StrSplit(parts[1], '|'))
-          stated[parts[0]].insert(std::string(value));
+    for (const std::string& label : Split(kAll[i]->labels, ',')) {
+      const std::vector<std::string> parts = Split(label, '=');
+      const std::vector<std::string> values = Split(parts.size() > 1 ? parts[1] : "", '|');
+      stated[parts[0]] = {values.begin(), values.end()};
     }
     for (const prometheus::ClientMetric& series : family.metric) {
       EXPECT_EQ(series.label.size(), stated.size()) << family.name;
