@@ -2,7 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <array>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -99,6 +100,20 @@ TEST(GroupSeriesTest, AnEvictedNamesCountsDoNotFallUponOther) {
   node.groups.pop_back();
   s = Collected(&series, node);
   EXPECT_EQ(s.at("ultraep_steps_total other plan none"), 4) << "what it did as other";
+}
+
+// Two words are read one after the other while the planner adds to both.
+TEST(GroupSeriesTest, ADifferenceOfTwoCountersDoesNotGoDown) {
+  GroupSeries series;
+  NodeSnapshot node;
+  node.groups = {GroupCalled("job")};
+  GroupCounters& c = node.groups[0].counters;
+  for (const auto& [before, after, avoided] :
+       std::vector<std::array<uint64_t, 3>>{{100, 40, 60}, {100, 50, 60}, {130, 60, 70}}) {
+    c.peak_before_sum = before;
+    c.peak_sum = after;
+    EXPECT_EQ(Collected(&series, node).at("ultraep_tokens_avoided_total job"), double(avoided));
+  }
 }
 
 // Jobs come, plan, go and come back under few names, through the real NodeView; scrapes at any
