@@ -129,8 +129,11 @@ std::vector<LayerStatistics> StepStatistics::Layers() const {
   const auto read = [](const uint64_t& word) { return __atomic_load_n(&word, __ATOMIC_RELAXED); };
   for (size_t l = 0; l < layers.size(); ++l) {
     const LayerStatistics& from = layers_[l];
-    layers[l] = {read(from.steps), read(from.last_peak_before), read(from.last_peak),
-                 read(from.last_tokens), {}};
+    layers[l] = {read(from.steps),
+                 read(from.last_peak_before),
+                 read(from.last_peak),
+                 read(from.last_tokens),
+                 {}};
     for (const uint64_t& tokens : from.rank_tokens) layers[l].rank_tokens.push_back(read(tokens));
   }
   return layers;

@@ -1,6 +1,6 @@
-// `ultraep-bench count`: what being seen costs. The planner counts every step after its ranks have their
-// verdict; a rank counts its own. Per step of the workload's shape: counters and latencies, the same with
-// numbers per layer, the same while the step is recorded.
+// `ultraep-bench count`: what being seen costs. The planner counts every step after its ranks have
+// their verdict; a rank counts its own. Per step of the workload's shape: counters and latencies,
+// the same with numbers per layer, the same while the step is recorded.
 #include <algorithm>
 #include <cstdio>
 #include <memory>
@@ -76,8 +76,8 @@ std::vector<Row> MeasureAll(const Workload& workload) {
                          [&] { CountLatencyShared(&rank.verdict, 80'000); }));
   const Step step(workload);
   const auto plain = std::make_unique<StepStatistics>();
-  rows.push_back(Measure("a step, planner", workload.repeats, kCalls,
-                         [&] { plain->Count(step.outcome); }));
+  rows.push_back(
+      Measure("a step, planner", workload.repeats, kCalls, [&] { plain->Count(step.outcome); }));
   const auto layers = std::make_unique<StepStatistics>();
   layers->KeepLayers(1, workload.shape.ranks);
   rows.push_back(Measure("with numbers per layer", workload.repeats, kCalls,
@@ -104,7 +104,8 @@ std::vector<Row> MeasureAll(const Workload& workload) {
 int RunCountBench(const Workload& workload, bool json) {
   std::vector<Row> rows = MeasureAll(workload);
   if (json) {
-    Json out = {{"ranks", workload.shape.ranks}, {"experts", workload.shape.experts},
+    Json out = {{"ranks", workload.shape.ranks},
+                {"experts", workload.shape.experts},
                 {"rows", Json::array()}};
     for (Row& row : rows) out["rows"].push_back({{"what", row.what}, {"ns", row.median()}});
     std::printf("%s\n", out.dump().c_str());
