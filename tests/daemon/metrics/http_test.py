@@ -1,34 +1,30 @@
-""
-    "A real ultraepd over HTTP: paths, methods, slow clients, taken ports, bad flags; what promtool says of
-    the metrics;
-the table of metrics
-    .
+"""A real ultraepd over HTTP: paths, methods, slow clients, taken ports, bad flags; what promtool says of
+the metrics; the table of metrics.
 
-    usage
-    : http_test
-    .py BIN_DIR SOURCE_DIR
-      ""
-      "
+usage: http_test.py BIN_DIR SOURCE_DIR
+"""
 
-      import http
-    .client import json import os import re import socket import subprocess import sys import
-          unittest
+import http.client
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import unittest
 
-              sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..",
-                                              "..", "support")) from processes import Daemon,
-    Replay,
-    wait_until #noqa
-    : E402
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "support"))
+from processes import Daemon, Replay, wait_until  # noqa: E402
 
-      BIN = SOURCE = "" SMALL =
-          [ "--ranks", "2", "--experts", "8", "--tokens", "64", "--hidden", "16", "--ffn", "16" ]
+BIN = SOURCE = ""
+SMALL = ["--ranks", "2", "--experts", "8", "--tokens", "64", "--hidden", "16", "--ffn", "16"]
 
-      def series_of(text)
-    : ""
-      "'name{labels}' -> value."
-      "" return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
-            for line in text.splitlines() if line and not line.startswith("#")
-}
+
+def series_of(text):
+    """'name{labels}' -> value."""
+    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
+            for line in text.splitlines() if line and not line.startswith("#")}
+
 
 class HttpTest(unittest.TestCase):
     def start(self, *flags):
