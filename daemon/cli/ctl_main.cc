@@ -13,7 +13,8 @@ namespace {
 using ultraep::Command;
 
 const Command* const kCommands[] = {&ultraep::kStatusCommand, &ultraep::kTopCommand,
-                                    &ultraep::kEventsCommand, &ultraep::kPlanCommand};
+                                    &ultraep::kEventsCommand, &ultraep::kDoctorCommand,
+                                    &ultraep::kPlanCommand};
 
 void PrintList(FILE* out) {
   std::fprintf(out, "usage: ultraepctl COMMAND [flags]\n\ncommands:\n");

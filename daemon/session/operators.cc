@@ -68,7 +68,8 @@ void Operators::ReadVerdicts(uid_t uid, const EventsRequest& request, OperatorSt
     const size_t before = events->size();
     std::vector<StepVerdict> verdicts;
     *missed += ring_of(*statistics).Read(&cursor, most, &verdicts);
-    for (const StepVerdict& verdict : verdicts) events->push_back(VerdictEvent(verdict, key.name));
+    for (const StepVerdict& verdict : verdicts)
+      events->push_back(VerdictEvent(verdict, group->config()));
     most -= events->size() - before;
   }
 }
