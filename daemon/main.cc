@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "daemon/log.h"
+#include "daemon/metrics/metrics_server.h"
 #include "daemon/options.h"
 #include "daemon/session/attach_server.h"
 #include "daemon/session/listener.h"
@@ -67,6 +68,10 @@ int main(int argc, char** argv) {
   NodeView view;
   AttachServer server(options, listener.Take(), &planner, &view);
   Watchdog watchdog(&planner, &server, &view);
+  MetricsServer metrics(&view, options.metrics_detail_series, [&] { return watchdog.Health(); },
+                        [&] { return watchdog.Readiness(); });
+  metrics.Start(options.metrics_listen);
+  view.set_metrics_port(metrics.port());
   std::jthread waker_thread([&] { waker.Run(); });
   std::jthread planner_thread([&] { planner.Run(); });
   std::jthread session_thread([&] { server.Run(); });
@@ -84,5 +89,6 @@ int main(int argc, char** argv) {
   planner.Stop();
   planner_thread.join();
   waker.Stop();
+  metrics.Stop();
   return 0;
 }

@@ -14,6 +14,7 @@
 #include "absl/flags/usage_config.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "daemon/metrics/metrics_table.h"
 #include "protocol/version.h"
 
 ABSL_FLAG(std::string, socket, "/run/ultraep/ultraepd.sock",
@@ -63,6 +64,13 @@ ABSL_FLAG(uint32_t, uid_groups, 64, "most groups of one user, 1..65536");
 ABSL_FLAG(uint32_t, uid_connections, 1024, "most open connections of one user, 1..65536");
 ABSL_FLAG(uint64_t, uid_memory_mib, 0,
           "most MiB of shared memory for the groups of one user; 0: --memory_limit_mib");
+ABSL_FLAG(
+    std::string, metrics_listen, "127.0.0.1:9478",
+    "HOST:PORT of /metrics and the status page, port 0: any free one; off: none; everybody on "
+    "the node may read there how all users' groups are called and what their steps come to");
+ABSL_FLAG(uint32_t, metrics_detail_series, 0,
+          "most Prometheus series with numbers per layer and rank, 0..20000: a group's are there "
+          "all or not at all; 0: none; they cost memory here and in Prometheus");
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warning or error");
 
 namespace ultraep {
@@ -70,9 +78,11 @@ namespace {
 
 constexpr const char* kUsage =
     "ultraepd: the expert-load balancer's per-node daemon\n\n"
-    "usage: ultraepd [--socket PATH] [--flagfile FILE] [flags]\n\n"
+    "usage: ultraepd [--socket PATH] [--flagfile FILE] [flags]\n"
+    "       ultraepd --metrics_table | --version\n\n"
     "Serves the ranks of this node until SIGTERM or SIGINT. --flagfile reads flags from FILE, one\n"
-    "per line, # starts a comment. Exit status: 0 clean shutdown, 1 cannot start, 2 wrong "
+    "per line, # starts a comment. --metrics_table prints every metric as a Markdown table.\n"
+    "Exit status: 0 clean shutdown, 1 cannot start, 2 wrong "
     "usage.\n\n"
     "flags:\n";
 
@@ -146,6 +156,10 @@ DaemonOptions ParseOptions(int argc, char** argv) {
       std::printf("ultraepd %s, layout version %u\n", kBuildVersion, kLayoutVersion);
       std::exit(0);
     }
+    if (word == "--metrics_table") {
+      std::printf("%s", metrics::MetricsTable().c_str());
+      std::exit(0);
+    }
   }
   CheckFlagNames(argc, argv);
   const auto rest = absl::ParseCommandLine(argc, argv);
@@ -183,6 +197,12 @@ DaemonOptions ParseOptions(int argc, char** argv) {
   o.uid_groups = InRange("uid_groups", absl::GetFlag(FLAGS_uid_groups), 1u, 65536u);
   o.uid_connections = InRange("uid_connections", absl::GetFlag(FLAGS_uid_connections), 1u, 65536u);
   o.uid_memory_limit_bytes = BytesOfMib("uid_memory_mib", absl::GetFlag(FLAGS_uid_memory_mib));
+  if (std::string wrong =
+          ParseListenAddress(absl::GetFlag(FLAGS_metrics_listen), &o.metrics_listen);
+      !wrong.empty())
+    Usage("--metrics_listen is " + wrong);
+  o.metrics_detail_series =
+      InRange("metrics_detail_series", absl::GetFlag(FLAGS_metrics_detail_series), 0u, 20000u);
   o.log_level = ParseLevel(absl::GetFlag(FLAGS_log_level));
   return o;
 }

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "daemon/log.h"
+#include "daemon/metrics/listen_address.h"
 #include "daemon/planner/plan_options.h"
 
 namespace ultraep {
@@ -23,6 +24,7 @@ struct DaemonOptions {
   uint32_t uid_connections;
   uint64_t uid_memory_limit_bytes;  // 0: none of its own
   LogLevel log_level;
+  ListenAddress metrics_listen;
   uint32_t metrics_detail_series = 0;  // 0: no numbers per layer
 };
 

@@ -23,7 +23,9 @@ struct Command {
 extern const Command kDoctorCommand;
 extern const Command kEventsCommand;
 extern const Command kPlanCommand;
+extern const Command kReportCommand;
 extern const Command kStatusCommand;
 extern const Command kTopCommand;
+extern const Command kTraceCommand;
 
 }  // namespace ultraep

@@ -12,9 +12,9 @@ namespace {
 
 using ultraep::Command;
 
-const Command* const kCommands[] = {&ultraep::kStatusCommand, &ultraep::kTopCommand,
-                                    &ultraep::kEventsCommand, &ultraep::kDoctorCommand,
-                                    &ultraep::kPlanCommand};
+const Command* const kCommands[] = {
+    &ultraep::kStatusCommand, &ultraep::kTopCommand,   &ultraep::kEventsCommand,
+    &ultraep::kDoctorCommand, &ultraep::kTraceCommand, &ultraep::kPlanCommand};
 
 void PrintList(FILE* out) {
   std::fprintf(out, "usage: ultraepctl COMMAND [flags]\n\ncommands:\n");

@@ -34,6 +34,20 @@ ABSL_FLAG(bool, once, false, "one view, then end");
 ABSL_FLAG(bool, ascii, false, "no block characters");
 ABSL_FLAG(std::string, sort, "name", "order of the groups: name, steps, imbalance, ...");
 ABSL_FLAG(double, timeout, 5.0, "seconds to wait for answers, 0.1..600");
+ABSL_FLAG(std::string, output, "", "where to write");
+ABSL_FLAG(double, seconds, 0, "seconds after which a recording ends, 0..1e9; 0: no limit");
+ABSL_FLAG(std::string, steps, "", "how many steps to record, or which ones to take, as in 100-200");
+ABSL_FLAG(uint64_t, max_mib, 0, "most MiB to write, 0..2^30; 0: the command's default");
+ABSL_FLAG(uint64_t, ring_mib, 0,
+          "MiB of memory between planner and recorder, 0..2^30; 0: the daemon's default");
+ABSL_FLAG(bool, force, false, "overwrite what is there");
+ABSL_FLAG(bool, verify, false, "plan every recorded step again and compare");
+ABSL_FLAG(bool, by_rank, false, "one csv row for every source rank");
+ABSL_FLAG(uint32_t, ranks, 0, "ranks of the EP group, 1..512");
+ABSL_FLAG(uint32_t, experts, 0, "experts of the EP group, 1..4096; 0: as in the file");
+ABSL_FLAG(std::string, plotly, "/usr/share/python3-plotly/plotly.js",
+          "plotly.js that a report is drawn with");
+ABSL_FLAG(uint32_t, baseline_steps, 200, "steps that the other planners plan, 0..100000; 0: none");
 
 namespace ultraep {
 namespace {
@@ -55,6 +69,7 @@ void ParseFlag(const std::vector<std::string>& arguments, size_t* at, CommandLin
     line->help = true;
     return;
   }
+  if (name == "o") name = "output";
   if (name == "version") {
     line->version = true;
     return;

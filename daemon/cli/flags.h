@@ -31,6 +31,18 @@ ABSL_DECLARE_FLAG(bool, once);
 ABSL_DECLARE_FLAG(bool, ascii);
 ABSL_DECLARE_FLAG(std::string, sort);
 ABSL_DECLARE_FLAG(double, timeout);
+ABSL_DECLARE_FLAG(std::string, output);
+ABSL_DECLARE_FLAG(double, seconds);
+ABSL_DECLARE_FLAG(std::string, steps);
+ABSL_DECLARE_FLAG(uint64_t, max_mib);
+ABSL_DECLARE_FLAG(uint64_t, ring_mib);
+ABSL_DECLARE_FLAG(bool, force);
+ABSL_DECLARE_FLAG(bool, verify);
+ABSL_DECLARE_FLAG(bool, by_rank);
+ABSL_DECLARE_FLAG(uint32_t, ranks);
+ABSL_DECLARE_FLAG(uint32_t, experts);
+ABSL_DECLARE_FLAG(std::string, plotly);
+ABSL_DECLARE_FLAG(uint32_t, baseline_steps);
 
 namespace ultraep {
 

@@ -1,6 +1,4 @@
 // `ultraepctl plan`: plans for recorded loads, offline and without a daemon.
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -15,6 +13,7 @@
 #include "daemon/cli/flags.h"
 #include "daemon/cli/load_file.h"
 #include "daemon/cli/plan_flags.h"
+#include "daemon/cli/progress.h"
 #include "daemon/planner/solve_plan.h"
 #include "nlohmann/json.hpp"
 #include "protocol/check_plan.h"
@@ -34,30 +33,6 @@ struct Solved {
 double Since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
-
-// A counter on a terminal's last line, for runs that take more than a second.
-class Progress {
- public:
-  explicit Progress(uint64_t total) : total_(total), terminal_(isatty(STDERR_FILENO)) {}
-
-  void Done(uint64_t count) {
-    if (!terminal_ || Since(start_) < 1 || Since(shown_) < 0.2) return;
-    shown_ = Clock::now();
-    std::fprintf(stderr, "\rplanned %llu of %llu", static_cast<unsigned long long>(count),
-                 static_cast<unsigned long long>(total_));
-    any_ = true;
-  }
-  ~Progress() {
-    if (any_) std::fprintf(stderr, "\r\033[K");
-  }
-
- private:
-  const uint64_t total_;
-  const bool terminal_;
-  const Clock::time_point start_ = Clock::now();
-  Clock::time_point shown_;
-  bool any_ = false;
-};
 
 // An illegal plan is our bug; nothing of it may be printed.
 void Recheck(const PlanShape& shape, const PlanOptions& options, LoadView load, const Plan& plan,
@@ -205,7 +180,7 @@ int RunPlan(const std::vector<std::string>& positional) {
   std::vector<Solved> plans(loads.matrices);
   {
     PlanWorkspace workspace;
-    Progress progress(loads.matrices);
+    Progress progress("planned", loads.matrices);
     for (uint64_t i = 0; i < loads.matrices; ++i) {
       const Clock::time_point start = Clock::now();
       SolvePlan(shape, loads.view(i), options, &workspace, &plans[i].plan);

@@ -25,7 +25,7 @@ std::shared_ptr<Group> Groups::Join(uint64_t owner, uid_t uid, const ultraep::Jo
   *refusal = {CheckConfig(config), false, RefusalKind::kConfig};
   if (refusal->text.empty() && request.rank >= config.ranks)
     *refusal = {"rank is " + std::to_string(request.rank) + ", must be below ranks (" +
-                std::to_string(config.ranks) + ")",
+                    std::to_string(config.ranks) + ")",
                 false, RefusalKind::kConfig};
   if (!refusal->text.empty()) return nullptr;
   GroupKey key;
@@ -46,7 +46,10 @@ std::shared_ptr<Group> Groups::Join(uint64_t owner, uid_t uid, const ultraep::Jo
     LogInfo("group %s: %d ranks, %d experts, %d slots per rank, %s of shared memory", key.name,
             config.ranks, config.experts, config.slots, Mib(group->next_generation_bytes()));
     groups_[key] = group;
-    if (options_.metrics_detail_series) group->statistics().KeepLayers(config.layers, config.ranks);
+    // Layers that have no room in the metrics are not kept either: a job may say any number of
+    // them.
+    if (uint64_t{config.layers} * 2 <= options_.metrics_detail_series)
+      group->statistics().KeepLayers(config.layers, config.ranks);
     view_->events().Add(uid, key.name, EventKind::kCreated,
                         [&](Event* e) { e->value = group->next_generation_bytes(); });
   }

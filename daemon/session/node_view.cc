@@ -32,6 +32,10 @@ void AddCounters(const StatusGroup& from, StatusGroup* to) {
   to->generations += from.generations;
 }
 
+bool SameName(const StatusGroup& a, const StatusGroup& b) {
+  return GetText(a.config.name) == GetText(b.config.name);
+}
+
 bool Beats(uint8_t state) {
   return state == uint8_t(MemberState::kJoined) || state == uint8_t(MemberState::kReady);
 }
@@ -76,23 +80,28 @@ void NodeView::Publish(const StatusDaemon& daemon, std::vector<GroupSource> grou
 
 void NodeView::Close(const GroupSource& group) {
   const StatusGroup last = group.Status();
-  const std::string name = GetText(last.config.name);
   std::lock_guard lock(mutex_);
+  // It must not be counted twice until the next Publish.
+  std::erase_if(groups_, [&](const GroupSource& g) { return g.statistics == group.statistics; });
   AddCounters(last, &closed_sum_);
-  const auto same = std::find_if(closed_.begin(), closed_.end(), [&](const StatusGroup& closed) {
-    return GetText(closed.config.name) == name;
-  });
   StatusGroup sum;
   sum.config = last.config;
+  const auto same = std::find_if(closed_.begin(), closed_.end(), [&](const StatusGroup& closed) {
+    return SameName(closed, last) && closed.config.ranks == last.config.ranks;
+  });
   if (same != closed_.end()) {
     AddCounters(*same, &sum);
     closed_.erase(same);
   }
   AddCounters(last, &sum);
   closed_.push_back(sum);
-  if (closed_.size() > kClosedNames) closed_.erase(closed_.begin());
-  // It must not be counted twice until the next Publish.
-  std::erase_if(groups_, [&](const GroupSource& g) { return g.statistics == group.statistics; });
+  if (closed_.size() <= kClosedNames) return;
+  // What a living group's name has counted before belongs to its counters, which must not go down.
+  const auto oldest = std::find_if(closed_.begin(), closed_.end(), [&](const StatusGroup& closed) {
+    return std::none_of(groups_.begin(), groups_.end(),
+                        [&](const GroupSource& g) { return SameName(closed, g.fixed); });
+  });
+  if (oldest != closed_.end()) closed_.erase(oldest);
 }
 
 std::vector<GroupSource> NodeView::Groups() const {

@@ -34,7 +34,8 @@ struct NodeSnapshot {
   StatusDaemon daemon;
   std::vector<StatusGroup> groups;                   // living
   std::vector<std::vector<LayerStatistics>> layers;  // of each of them; empty without detail
-  // Closed groups, counters summed by name; of the last NodeView::kClosedNames names.
+  // Closed groups, counters summed by name and number of ranks; the last NodeView::kClosedNames of
+  // them, and those whose name lives.
   std::vector<StatusGroup> closed;
   // All groups ever closed, counters summed: with the living ones, what this daemon has counted.
   StatusGroup closed_sum;

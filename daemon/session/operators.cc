@@ -17,6 +17,10 @@ constexpr size_t kEventsPerAnswer = 64;
 // Of all recordings together; beyond what groups hold.
 constexpr uint64_t kAllRingsMost = uint64_t{512} << 20;
 
+const VerdictRing& RingOf(const StepStatistics& statistics, const EventsRequest& request) {
+  return request.flags & EventsRequest::kVerdicts ? statistics.verdicts() : statistics.fallbacks();
+}
+
 }  // namespace
 
 bool Operators::Sees(uid_t uid, const GroupKey& key) const {
@@ -51,27 +55,36 @@ bool Operators::Status(int socket, uid_t uid, const StatusDaemon& daemon) const 
   return sent && SendMessage(socket, StatusEnd(), nullptr, 0, MSG_DONTWAIT);
 }
 
-void Operators::ReadVerdicts(uid_t uid, const EventsRequest& request, OperatorState* state,
-                             size_t most, std::vector<Event>* events, uint64_t* missed) const {
-  const bool all = request.flags & EventsRequest::kVerdicts;
-  const auto ring_of = [all](const StepStatistics& s) -> const VerdictRing& {
-    return all ? s.verdicts() : s.fallbacks();
-  };
+// A group that came after the first request is followed from its first step.
+void Operators::Follow(uid_t uid, const EventsRequest& request, OperatorState* state) const {
+  const bool from_now = !state->follows && !(request.flags & EventsRequest::kHistory);
   for (const auto& [key, group] : groups_.all()) {
     if (!Sees(uid, key)) continue;
     const auto& statistics = group->shared_statistics();
-    // A group that came later is followed from its first step.
-    const bool from_now = !state->follows && !(request.flags & EventsRequest::kHistory);
-    auto& cursor =
-        state->cursors.try_emplace(statistics, from_now ? ring_of(*statistics).pushed() : 0)
-            .first->second;
-    const size_t before = events->size();
-    std::vector<StepVerdict> verdicts;
-    *missed += ring_of(*statistics).Read(&cursor, most, &verdicts);
-    for (const StepVerdict& verdict : verdicts)
-      events->push_back(VerdictEvent(verdict, group->config()));
-    most -= events->size() - before;
+    const uint64_t begin = from_now ? RingOf(*statistics, request).pushed() : 0;
+    state->followed.try_emplace(statistics, OperatorState::Followed{group->config(), begin});
   }
+}
+
+// Returns how many were missed.
+uint64_t Operators::ReadVerdicts(const EventsRequest& request, OperatorState* state, size_t most,
+                                 std::vector<Event>* events) const {
+  uint64_t missed = 0;
+  for (auto& [statistics, followed] : state->followed) {
+    std::vector<StepVerdict> verdicts;
+    missed += RingOf(*statistics, request).Read(&followed.cursor, most, &verdicts);
+    for (const StepVerdict& verdict : verdicts)
+      events->push_back(VerdictEvent(verdict, followed.group));
+    most -= verdicts.size();
+  }
+  std::erase_if(state->followed, [&](const auto& at) {
+    const auto& [statistics, followed] = at;
+    return followed.cursor >= RingOf(*statistics, request).pushed() &&
+           std::none_of(groups_.all().begin(), groups_.all().end(), [&](const auto& living) {
+             return living.second->shared_statistics() == statistics;
+           });
+  });
+  return missed;
 }
 
 bool Operators::Events(int socket, uid_t uid, const EventsRequest& request, OperatorState* state) {
@@ -80,12 +93,10 @@ bool Operators::Events(int socket, uid_t uid, const EventsRequest& request, Oper
     state->log_cursor = view_->events().end();
   std::vector<Event> events;
   EventsEnd end;
-  // What was never asked for is not missed.
-  const uint64_t forgotten =
-      view_->events().Read(&state->log_cursor, uid, all, kEventsPerAnswer, &events);
-  uint64_t overwritten = 0;
-  ReadVerdicts(uid, request, state, kEventsPerAnswer - events.size(), &events, &overwritten);
-  if (state->follows) end.missed = forgotten + overwritten;
+  uint64_t missed = view_->events().Read(&state->log_cursor, uid, all, kEventsPerAnswer, &events);
+  Follow(uid, request, state);
+  missed += ReadVerdicts(request, state, kEventsPerAnswer - events.size(), &events);
+  if (state->follows) end.missed = missed;  // what was never asked for is not missed
   events_dropped_ += end.missed;
   state->follows = true;
   std::stable_sort(events.begin(), events.end(),

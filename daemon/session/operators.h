@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "daemon/session/groups.h"
@@ -17,8 +18,12 @@ namespace ultraep {
 struct OperatorState {
   bool follows = false;
   uint64_t log_cursor = 0;
-  // Of every group it follows. A closed one stays until it is read to its end.
-  std::map<std::shared_ptr<StepStatistics>, uint64_t> cursors;
+  struct Followed {
+    GroupConfig group;
+    uint64_t cursor = 0;
+  };
+  // A closed group stays until it is read to its end.
+  std::map<std::shared_ptr<StepStatistics>, Followed> followed;
   std::shared_ptr<Group> traced;  // null: it records nothing
   std::shared_ptr<TraceTap> tap;
 };
@@ -41,8 +46,9 @@ class Operators {
  private:
   bool Sees(uid_t uid, const GroupKey& key) const;
   std::shared_ptr<Group> GroupToTrace(uid_t uid, const std::string& name, Refusal* refusal) const;
-  void ReadVerdicts(uid_t uid, const EventsRequest& request, OperatorState* state, size_t most,
-                    std::vector<Event>* events, uint64_t* missed) const;
+  void Follow(uid_t uid, const EventsRequest& request, OperatorState* state) const;
+  uint64_t ReadVerdicts(const EventsRequest& request, OperatorState* state, size_t most,
+                        std::vector<Event>* events) const;
 
   const DaemonOptions options_;
   const Groups& groups_;

@@ -153,7 +153,7 @@ TEST_F(RefusalTest, MessagesOfWrongSizeOrderOrTypeAreRefusedAndTheDaemonGoesOn) 
     Descriptor fd = Connect();
     unsigned char big[kMaxMessage + 1] = {};
     ASSERT_EQ(send(fd.get(), big, sizeof big, MSG_NOSIGNAL), ssize_t(sizeof big));
-    EXPECT_EQ(RefusalOf(fd), "message longer than 2048 bytes");
+    EXPECT_EQ(RefusalOf(fd), "message longer than " + std::to_string(kMaxMessage) + " bytes");
   }
   {
     Descriptor fd = Connect();

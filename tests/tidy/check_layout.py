@@ -16,7 +16,10 @@ MAY_USE = {
 }
 THIRD_PARTY = {  # header prefix -> folders that may use it
     "absl/": ["daemon/", "plugin/examples/", "tests/bench/"],
-    "nlohmann/": ["daemon/cli/", "daemon/status_json.", "daemon/event_json.", "plugin/examples/", "tests/bench/"],
+    "civetweb.h": ["daemon/metrics/http_server.cc"],
+    "prometheus/": ["daemon/metrics/", "tests/daemon/metrics/"],
+    "nlohmann/": ["daemon/cli/", "daemon/event_json.", "daemon/metrics/", "daemon/report/",
+                  "daemon/status_json.", "daemon/trace/", "plugin/examples/", "tests/bench/"],
     "gtest/": ["tests/"],
     "gmock/": ["tests/"],
 }

@@ -11,7 +11,7 @@ import cpp
 TABLES = {"ultraepd": "daemon/README.md"}
 # Programs of others whose flags our scripts and documents use.
 FOREIGN = ["cmake", "ctest", "apt-get", "git", "dpkg-query", "mktemp", "nvidia-smi",
-           "compute-sanitizer", "pip", "python", "valgrind"]
+           "compute-sanitizer", "pip", "prometheus", "promtool", "python", "valgrind"]
 UNIT = re.compile(r"\d\.\.|\bat (least|most) [\w-]|\b(nano|micro|milli)?seconds\b|\b[KMG]iB\b"
                   r"|\b(bytes|percent|fraction|tokens)\b")
 NUMBER = re.compile(r"u?int\d*(_t)?|unsigned|long|double|float|absl::Duration")

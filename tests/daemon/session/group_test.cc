@@ -73,7 +73,8 @@ class GroupTest : public testing::Test {
   DaemonOptions options_ = test::TestDaemon::Defaults();
   Waker waker_;
   PlanLoop planner_{&waker_, 0};
-  Groups groups_{options_, &planner_};
+  NodeView view_;
+  Groups groups_{options_, &planner_, &view_};
   std::shared_ptr<Group> group_, last_;
   Refusal refusal_;
   uint64_t now_ = 1000 * kMs;
@@ -215,7 +216,7 @@ class GroupMemoryLimitTest : public GroupTest {
  protected:
   GroupMemoryLimitTest() {
     options_.uid_memory_limit_bytes = 11 << 20;  // a generation has 3 slots of 1 MiB
-    limited_ = std::make_unique<Groups>(options_, &planner_);
+    limited_ = std::make_unique<Groups>(options_, &planner_, &view_);
   }
   std::string Ask(uint32_t rank, uid_t uid, uint8_t nonce) {
     refusal_ = {};
@@ -254,7 +255,7 @@ TEST_F(GroupMemoryLimitTest, AGroupThatCanNeverFitIsRefusedForGood) {
 // later; one that is too small will not.
 TEST_F(GroupMemoryLimitTest, WithoutALimitWhatTheMachineHasLeftNowCounts) {
   options_.memory_limit_bytes = options_.uid_memory_limit_bytes = 0;
-  Groups unlimited(options_, &planner_);
+  Groups unlimited(options_, &planner_, &view_);
   const SystemMemory machine = ReadSystemMemory();
   ASSERT_LT(machine.available, machine.total);
   ultraep::Join big = Request(0);

@@ -1,0 +1,154 @@
+#include "daemon/trace/convert.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "daemon/trace/trace_writer.h"
+#include "protocol/npy.h"
+
+namespace ultraep::trace {
+namespace {
+
+// Written beside its place and moved there when it is whole.
+class OutputFile {
+ public:
+  ~OutputFile() {
+    if (!file_) return;
+    std::fclose(file_);
+    unlink(temporary_.c_str());
+  }
+  std::string Open(const std::string& path, bool force) {
+    path_ = path;
+    if (!force && access(path.c_str(), F_OK) == 0) return WriteError(path, EEXIST);
+    temporary_ = path + "." + std::to_string(getpid()) + ".part";
+    file_ = std::fopen(temporary_.c_str(), "wbx");
+    return file_ ? "" : WriteError(path, errno);
+  }
+  std::string Write(const void* bytes, size_t count) {
+    return std::fwrite(bytes, 1, count, file_) == count ? "" : WriteError(path_, errno);
+  }
+  std::string Close() {
+    if (std::fflush(file_) != 0) return WriteError(path_, errno);
+    if (std::rename(temporary_.c_str(), path_.c_str())) return WriteError(path_, errno);
+    std::fclose(file_);
+    file_ = nullptr;
+    return "";
+  }
+
+ private:
+  std::string path_, temporary_;
+  FILE* file_ = nullptr;
+};
+
+// The steps of whole rounds, round by round in the order they began.
+std::string FindRounds(TraceFiles* trace, StepRange range, std::vector<uint64_t>* steps,
+                       Converted* done) {
+  std::vector<std::pair<int64_t, int64_t>> rows;  // layer, microbatch
+  std::set<int64_t> layers;
+  for (uint64_t i = range.begin; i < range.end; ++i) {
+    StepRow row;
+    if (std::string wrong = trace->Row(i, &row); !wrong.empty()) return wrong;
+    rows.emplace_back(row.layer, row.microbatch);
+    layers.insert(row.layer);
+  }
+  for (const int64_t layer : layers) done->layers.push_back(uint32_t(layer));
+  std::map<int64_t, std::vector<uint64_t>> open;    // microbatch -> its round so far
+  std::map<uint64_t, std::vector<uint64_t>> whole;  // first step -> round
+  for (uint64_t i = 0; i < rows.size(); ++i) {
+    const auto [layer, microbatch] = rows[i];
+    std::vector<uint64_t>& round = open[microbatch];
+    if (layer == *layers.begin()) round.clear();
+    if (layer != int64_t{done->layers[round.size()]}) {
+      open.erase(microbatch);
+      continue;
+    }
+    round.push_back(range.begin + i);
+    if (round.size() < layers.size()) continue;
+    whole.emplace(round.front(), round);
+    open.erase(microbatch);
+  }
+  for (const auto& [first, round] : whole) steps->insert(steps->end(), round.begin(), round.end());
+  done->rounds = whole.size();
+  done->steps = steps->size();
+  done->left_out = range.end - range.begin - steps->size();
+  return "";
+}
+
+}  // namespace
+
+std::string ToNpy(TraceFiles* trace, StepRange range, const std::string& path, bool force,
+                  Converted* done) {
+  std::vector<uint64_t> steps;
+  if (std::string wrong = FindRounds(trace, range, &steps, done); !wrong.empty()) return wrong;
+  if (steps.empty())
+    return "no whole round: no microbatch has all of the trace's layers in order, one after the "
+           "other; give a larger part of the trace";
+  OutputFile file;
+  if (std::string wrong = file.Open(path, force); !wrong.empty()) return wrong;
+  const PlanShape& s = trace->shape();
+  const std::string header =
+      NpyHeader({done->rounds, done->layers.size(), s.ranks, s.experts}, "<u4");
+  std::string wrong = file.Write(header.data(), header.size());
+  TraceStep step;
+  for (size_t i = 0; i < steps.size() && wrong.empty(); ++i) {
+    wrong = trace->Read(steps[i], &step);
+    if (wrong.empty()) wrong = file.Write(step.tokens.data(), step.tokens.size() * 4);
+  }
+  return wrong.empty() ? file.Close() : wrong;
+}
+
+std::string ToCsv(TraceFiles* trace, StepRange range, const std::string& path, bool force,
+                  bool by_rank, Converted* done) {
+  OutputFile file;
+  if (std::string wrong = file.Open(path, force); !wrong.empty()) return wrong;
+  std::string text = by_rank ? "step,layer,rank,expert,count\n" : "step,layer,expert,count\n";
+  std::string wrong;
+  const PlanShape& s = trace->shape();
+  TraceStep step;
+  for (uint64_t i = range.begin; i < range.end && wrong.empty(); ++i) {
+    if (wrong = trace->Read(i, &step); !wrong.empty()) break;
+    for (uint32_t r = 0; r < s.ranks && by_rank; ++r)
+      for (uint32_t e = 0; e < s.experts; ++e)
+        if (const uint32_t count = step.load(s).at(r, e))
+          absl::StrAppendFormat(&text, "%d,%d,%d,%d,%d\n", i, step.row.layer, r, e, count);
+    for (uint32_t e = 0; e < s.experts && !by_rank; ++e)
+      if (step.expert_tokens[e])
+        absl::StrAppendFormat(&text, "%d,%d,%d,%d\n", i, step.row.layer, e, step.expert_tokens[e]);
+    wrong = file.Write(text.data(), text.size());
+    text.clear();
+    ++done->steps;
+  }
+  return wrong.empty() ? file.Close() : wrong;
+}
+
+std::string ToDirectory(TraceFiles* trace, StepRange range, const std::string& path, bool force,
+                        Converted* done) {
+  std::error_code none;
+  if (std::filesystem::equivalent(path, trace->path(), none))
+    return path + ": is the trace that is read; choose another directory";
+  TraceWriter writer;
+  if (std::string wrong = writer.Create(path, trace->info(), {}, force); !wrong.empty())
+    return wrong;
+  TraceStep step;
+  std::string wrong;
+  for (uint64_t i = range.begin; i < range.end && wrong.empty(); ++i) {
+    wrong = trace->Read(i, &step);
+    if (wrong.empty()) wrong = writer.Add(step.row, step.load(trace->shape()), step.replicas);
+    done->steps += wrong.empty();
+  }
+  const std::string last = writer.Flush();
+  return wrong.empty() ? last : wrong;
+}
+
+}  // namespace ultraep::trace

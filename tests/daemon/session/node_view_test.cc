@@ -1,0 +1,86 @@
+#include "daemon/session/node_view.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace ultraep {
+namespace {
+
+// A group that has planned `steps` steps.
+GroupSource Source(const std::string& name, uint64_t steps) {
+  GroupSource source;
+  SetText(source.fixed.config.name, name);
+  source.fixed.generations = 1;
+  source.statistics = std::make_shared<StepStatistics>();
+  const std::vector<Replica> none;
+  StepOutcome step;
+  step.replicas = &none;
+  step.verdict.time_ns = 1;
+  step.verdict.certificate = {100, 80, 50, 50};
+  step.plan_ns = 5000;
+  for (uint64_t i = 0; i < steps; ++i) source.statistics->Count(step);
+  return source;
+}
+
+TEST(NodeViewTest, AClosedGroupIsCountedOnceAlsoBeforeTheNextPublish) {
+  NodeView view;
+  const GroupSource a = Source("a", 3), b = Source("b", 5);
+  view.Publish({}, {a, b});
+  EXPECT_EQ(view.Read().groups.size(), 2u);
+  EXPECT_EQ(view.Read().closed_sum.counters.steps_planned, 0u);
+  view.Close(a);
+  const NodeSnapshot after = view.Read();
+  ASSERT_EQ(after.groups.size(), 1u);
+  EXPECT_EQ(after.groups[0].counters.steps_planned, 5u);
+  EXPECT_EQ(after.closed_sum.counters.steps_planned, 3u);
+  EXPECT_EQ(after.closed_sum.planning.plan.count(), 3u);
+}
+
+TEST(NodeViewTest, ClosedGroupsOfOneNameAreSummed) {
+  NodeView view;
+  for (uint64_t steps : {3, 4}) view.Close(Source("job", steps));
+  view.Close(Source("other", 1));
+  const NodeSnapshot node = view.Read();
+  ASSERT_EQ(node.closed.size(), 2u);
+  EXPECT_EQ(GetText(node.closed[0].config.name), "job");
+  EXPECT_EQ(node.closed[0].counters.steps_planned, 7u);
+  EXPECT_EQ(node.closed[0].generations, 2u);
+  EXPECT_EQ(node.closed_sum.counters.steps_planned, 8u);
+}
+
+TEST(NodeViewTest, OldNamesAreForgottenButNotTheirSum) {
+  NodeView view;
+  constexpr size_t kMore = NodeView::kClosedNames + 10;
+  for (size_t i = 0; i < kMore; ++i) view.Close(Source("job" + std::to_string(i), 1));
+  const NodeSnapshot node = view.Read();
+  EXPECT_EQ(node.closed.size(), NodeView::kClosedNames);
+  EXPECT_EQ(GetText(node.closed.back().config.name), "job" + std::to_string(kMore - 1));
+  EXPECT_EQ(node.closed_sum.counters.steps_planned, kMore);
+}
+
+TEST(NodeViewTest, TheLastFallbacksOutliveManyPlans) {
+  NodeView view;
+  GroupSource source = Source("a", 0);
+  StepOutcome fallback;
+  fallback.verdict.time_ns = 5;
+  fallback.verdict.sequence = 42;
+  fallback.verdict.kind = EventKind::kFallback;
+  fallback.verdict.reason = FallbackReason::kBadRow;
+  source.statistics->Count(fallback);
+  const std::vector<Replica> none;
+  StepOutcome plan;
+  plan.replicas = &none;
+  plan.verdict.time_ns = 6;
+  for (int i = 0; i < 5000; ++i) source.statistics->Count(plan);
+  view.Publish({}, {source});
+  EXPECT_EQ(view.LastVerdicts(false, 10).size(), 10u);
+  const std::vector<Event> fallbacks = view.LastVerdicts(true, 10);
+  ASSERT_EQ(fallbacks.size(), 1u);
+  EXPECT_EQ(fallbacks[0].sequence, 42u);
+  EXPECT_EQ(fallbacks[0].reason, uint16_t(FallbackReason::kBadRow));
+  EXPECT_EQ(GetText(fallbacks[0].group), "a");
+}
+
+}  // namespace
+}  // namespace ultraep

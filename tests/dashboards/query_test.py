@@ -1,0 +1,119 @@
+"""Every query of every panel, variable and rule, asked of a real Prometheus that scrapes a real
+daemon under load. A misspelt metric is an empty answer; none may be empty.
+
+usage: query_test.py BIN_DIR
+"""
+
+import os
+import re
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import lint  # noqa: E402
+from lint_test import RULES, boards, rules  # noqa: E402
+from processes import Daemon, Replay, wait_until  # noqa: E402
+from prometheus_server import BadQuery, Prometheus  # noqa: E402
+
+BIN = ""
+PATIENCE = 90  # seconds until everything has to have data
+
+
+def filled(text):
+    """With every variable as Grafana puts it in, for scrapes a second apart."""
+    for name, value in (("__rate_interval", "5s"), ("__range", "10s"), ("token_ns", "0")):
+        text = text.replace(f"${name}", value)
+    return re.sub(r'"\$[a-z]+"', '".+"', text)
+
+
+def without_thresholds(text):
+    """An alert's expression whose comparisons give 0 or 1 instead of leaving out what is fine."""
+    depth, out = 0, ""
+    for at, letter in enumerate(text):
+        depth += (letter in "({") - (letter in ")}")
+        out += letter
+        if depth == 0 and re.search(r" (>|==)$", out) and text[at + 1] == " ":
+            out += " bool"
+    return out
+
+
+def values_of(variable):
+    """The query that label_values(SERIES, LABEL) amounts to."""
+    series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"]).groups()
+    return f"count by ({label}) ({series})"
+
+
+def every_query():
+    """(where, PromQL)."""
+    for name, board in boards().items():
+        for where, target in lint.queries(board):
+            yield f"{name}: {where}", filled(target["expr"])
+        for variable in lint.variables(board).values():
+            if variable["type"] == "query":
+                yield f"{name}: variable {variable['name']}", filled(values_of(variable))
+    for rule in rules():
+        name = rule.get("record") or rule["alert"]
+        yield name, rule["expr"] if "record" in rule else without_thresholds(rule["expr"])
+
+
+class QueryTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = Daemon(
+            BIN, "--metrics_listen", "127.0.0.1:0", "--metrics_detail_series", "100",
+            "--cost_token_ns", "1000", "--memory_limit_mib", "1000")
+        cls.addClassCleanup(cls.daemon.close)
+        replay = Replay(cls.daemon, "--ranks", "4", "--experts", "16", "--tokens", "64", "--train",
+                        "--forever")
+        cls.addClassCleanup(replay.close)
+        wait_until(lambda: cls.daemon.planned() > 0, 60, "steps are planned")
+        port = cls.daemon.status()["daemon"]["metrics_port"]
+        cls.prometheus = Prometheus(f"127.0.0.1:{port}", RULES)
+        cls.addClassCleanup(cls.prometheus.close)
+
+    def test_every_query_has_an_answer(self):
+        waiting = dict(every_query())
+        self.assertGreater(len(waiting), 150)
+        deadline = time.monotonic() + PATIENCE
+        while waiting and time.monotonic() < deadline:
+            waiting = {where: query for where, query in waiting.items()
+                       if not self.prometheus.samples(query)}
+            time.sleep(0.5)
+        self.assertEqual(waiting, {}, "no data")
+
+    def test_the_daemon_is_scraped_and_rules_are_evaluated(self):
+        def healthy():
+            targets = self.prometheus.get("targets")["activeTargets"]
+            groups = self.prometheus.get("rules")["groups"]
+            return ([t["health"] for t in targets] == ["up"] and not targets[0]["lastError"]
+                    and all(r["health"] == "ok" for g in groups for r in g["rules"]))
+        wait_until(healthy, PATIENCE, "the target is up and every rule is evaluated")
+
+    def test_what_is_shown_holds_together(self):
+        def of(title, letter="A"):
+            target = next(t for where, t in lint.queries(boards()["ultraep-overview.json"])
+                          if where == f"{title} {letter}")
+            samples = self.prometheus.samples(filled(target["expr"]))
+            return samples[0][1] if samples else None
+        wait_until(lambda: of("Won / spent") is not None, PATIENCE, "there is something won")
+        self.assertGreaterEqual(of("Imbalance after"), 1)
+        self.assertGreater(of("Imbalance before"), of("Imbalance after"))
+        self.assertGreater(of("Pays when a token costs more than", "A"), 0)
+        self.assertGreater(of("Won / spent"), 0)
+        self.assertEqual(of("Groups open"), 1)
+
+    def test_a_misspelt_metric_and_a_broken_query_are_noticed(self):
+        self.assertEqual(self.prometheus.samples("rate(ultraep_stpes_total[5s])"), [])
+        with self.assertRaises(BadQuery):
+            self.prometheus.samples("sum(rate(ultraep_steps_total[5s])")
+
+    def test_thresholds_are_taken_out_of_alerts_only_where_they_leave_out(self):
+        self.assertEqual(without_thresholds("a / (b > 0) > on (c) 1"),
+                         "a / (b > 0) > bool on (c) 1")
+        self.assertEqual(without_thresholds('a{b="c"} == 0 or d'), 'a{b="c"} == bool 0 or d')
+
+
+if __name__ == "__main__":
+    BIN = sys.argv.pop(1)
+    unittest.main(verbosity=2)

@@ -1,0 +1,244 @@
+// What ultraepctl asks of a daemon, over a real socket beside real ranks.
+#include <algorithm>
+
+#include "protocol/trace_ring.h"
+#include "protocol/transport/mapping.h"
+#include "tests/support/attach_fixture.h"
+
+namespace ultraep {
+namespace {
+
+using namespace test;
+
+class OperatorsTest : public AttachTest {
+ protected:
+  Descriptor Greet() {
+    Descriptor fd = Connect();
+    SendMessage(fd.get(), Hello());
+    Welcome welcome;
+    EXPECT_TRUE(Await(fd, &welcome));
+    return fd;
+  }
+  // One answer's events.
+  EventsEnd Ask(const Descriptor& fd, uint32_t flags, std::vector<Event>* events) {
+    EventsRequest request;
+    request.flags = flags;
+    SendMessage(fd.get(), request);
+    Packet packet;
+    EventsEnd end;
+    while (ReceivePacket(fd.get(), 0, &packet) == Receive::kPacket) {
+      Event event;
+      if (As(packet.bytes, packet.size, &end)) return end;
+      EXPECT_TRUE(As(packet.bytes, packet.size, &event));
+      events->push_back(event);
+    }
+    ADD_FAILURE() << "the connection ended";
+    return end;
+  }
+  static size_t CountKind(const std::vector<Event>& events, EventKind kind) {
+    return size_t(std::count_if(events.begin(), events.end(),
+                                [&](const Event& e) { return e.kind == uint16_t(kind); }));
+  }
+  // Asks until events of the kind have come.
+  std::vector<Event> Until(const Descriptor& fd, uint32_t flags, EventKind kind, size_t count = 1) {
+    std::vector<Event> events;
+    for (int i = 0; i < 1000 && CountKind(events, kind) < count; ++i) {
+      if (!Ask(fd, flags, &events).more) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    EXPECT_GE(CountKind(events, kind), count);
+    return events;
+  }
+  void JoinBoth() {
+    for (uint32_t r = 0; r < 2; ++r) {
+      ultraep_group_config config = Config(r);
+      ultraep_client* client = Attach();
+      EXPECT_EQ(ultraep_join(client, &config, 0), ULTRAEP_OK) << ultraep_last_error();
+    }
+    for (auto* client : clients_) EXPECT_EQ(AwaitPhase(client, ULTRAEP_OPEN), ULTRAEP_OPEN);
+  }
+  void RunSteps(uint64_t begin, uint64_t end) {
+    std::thread other([&] {
+      for (uint64_t s = begin; s < end; ++s) Step(clients_[1], s);
+    });
+    for (uint64_t s = begin; s < end; ++s) Step(clients_[0], s);
+    other.join();
+  }
+  StatusGroup Group() {
+    Descriptor fd = Greet();
+    SendMessage(fd.get(), StatusRequest());
+    StatusGroup group;
+    EXPECT_TRUE(Await(fd, &group));
+    return group;
+  }
+};
+
+TEST_F(OperatorsTest, EventsTellAGroupsLifeInItsOrder) {
+  TestDaemon daemon(socket_);
+  Descriptor fd = Greet();
+  std::vector<Event> none;
+  Ask(fd, 0, &none);
+  EXPECT_TRUE(none.empty());
+  JoinBoth();
+  std::vector<Event> events = Until(fd, 0, EventKind::kOpened);
+  ASSERT_GE(events.size(), 4u);
+  EXPECT_EQ(events[0].kind, uint16_t(EventKind::kCreated));
+  EXPECT_EQ(GetText(events[0].group), "group");
+  EXPECT_EQ(CountKind(events, EventKind::kJoined), 2u);
+  EXPECT_EQ(events.back().kind, uint16_t(EventKind::kOpened));
+  ultraep_detach(clients_.back());
+  clients_.pop_back();
+  events = Until(fd, 0, EventKind::kOver);
+  EXPECT_EQ(CountKind(events, EventKind::kLeft), 1u);
+  ultraep_detach(clients_.back());
+  clients_.pop_back();
+  Until(fd, 0, EventKind::kClosed);
+}
+
+TEST_F(OperatorsTest, VerdictsComeWhenAskedForAndHistoryIsKept) {
+  TestDaemon daemon(socket_);
+  JoinBoth();
+  RunSteps(0, 5);
+  Descriptor all = Greet();
+  const auto flags = EventsRequest::kVerdicts | EventsRequest::kHistory;
+  const std::vector<Event> events = Until(all, flags, EventKind::kPlan, 5);
+  EXPECT_EQ(CountKind(events, EventKind::kJoined), 2u);
+  const auto plan = std::find_if(events.begin(), events.end(), [](const Event& e) {
+    return e.kind == uint16_t(EventKind::kPlan);
+  });
+  EXPECT_EQ(plan->peak_before, 102u);  // both ranks send 50 + 1 to rank 0
+  EXPECT_EQ(plan->tokens, 106u);
+  EXPECT_LE(plan->peak, 54u);
+  Descriptor now = Greet();
+  std::vector<Event> later;
+  Ask(now, EventsRequest::kVerdicts, &later);
+  EXPECT_TRUE(later.empty());
+  RunSteps(5, 6);
+  Until(now, EventsRequest::kVerdicts, EventKind::kPlan);
+}
+
+TEST_F(OperatorsTest, AnAnswerIsShortAndSaysThatThereIsMore) {
+  TestDaemon daemon(socket_);
+  JoinBoth();
+  RunSteps(0, 100);
+  Descriptor fd = Greet();
+  std::vector<Event> events;
+  EXPECT_EQ(Ask(fd, EventsRequest::kVerdicts | EventsRequest::kHistory, &events).more, 1u);
+  EXPECT_EQ(events.size(), 64u);
+}
+
+TEST_F(OperatorsTest, RefusalsAreEventsAndCountedByKind) {
+  TestDaemon daemon(socket_);
+  Descriptor fd = Greet();
+  std::vector<Event> events;
+  Ask(fd, 0, &events);
+  Descriptor stranger = Connect();
+  SendMessage(stranger.get(), StatusRequest());
+  EXPECT_NE(RefusalOf(stranger).find("Hello"), std::string::npos);
+  events = Until(fd, 0, EventKind::kRefused);
+  EXPECT_NE(GetText(events.back().text).find("Hello"), std::string::npos);
+  SendMessage(fd.get(), StatusRequest());
+  StatusDaemon status;
+  ASSERT_TRUE(Await(fd, &status));
+  EXPECT_EQ(status.refused[uint32_t(RefusalKind::kMessage)], 1u);
+}
+
+TEST_F(OperatorsTest, RanksSayHowTheyResolvedTheirStepsAndHowLongItTook) {
+  TestDaemon daemon(socket_);
+  ultraep_group_config config = Config(0);
+  ultraep_client* first = Attach();
+  ASSERT_EQ(ultraep_join(first, &config, 0), ULTRAEP_OK);
+  EXPECT_EQ(Step(first, 0), ULTRAEP_DECLINED);  // alone
+  EXPECT_EQ(Step(first, 1), ULTRAEP_DECLINED);
+  ultraep_client* second = Attach();
+  config = Config(1);
+  config.next_sequence = 2;
+  ASSERT_EQ(ultraep_join(second, &config, 0), ULTRAEP_OK);
+  for (auto* client : clients_) ASSERT_EQ(AwaitPhase(client, ULTRAEP_OPEN), ULTRAEP_OPEN);
+  RunSteps(2, 6);
+  const StatusGroup group = Group();
+  EXPECT_EQ(group.ranks.planned, 8u);
+  EXPECT_EQ(group.ranks.declined, 2u);
+  EXPECT_EQ(group.ranks.fallback, 0u);
+  EXPECT_EQ(group.ranks.verdict.count(), 8u);
+  EXPECT_GT(group.ranks.verdict.sum_ns, 0u);
+  EXPECT_EQ(group.ranks.stream.count(), 4u);  // rank 1 gets expert 0 in every step
+  EXPECT_EQ(group.planning.solve.count(), 4u);
+}
+
+TEST_F(OperatorsTest, ARecordingGetsTheStepsFromThenOnAndEndsWithItsConnection) {
+  TestDaemon daemon(socket_);
+  JoinBoth();
+  RunSteps(0, 3);
+  Descriptor fd = Greet();
+  TraceRequest request;
+  SetText(request.group, "group");
+  SendMessage(fd.get(), request);
+  Packet packet;
+  TraceStarted started;
+  ASSERT_EQ(ReceivePacket(fd.get(), 0, &packet), Receive::kPacket);
+  ASSERT_TRUE(As(packet.bytes, packet.size, &started));
+  ASSERT_EQ(packet.descriptors.size(), 1u);
+  EXPECT_EQ(started.config.ranks, 2u);
+  EXPECT_EQ(started.epsilon_ppm, daemon.Defaults().plan.epsilon_ppm);
+
+  Descriptor second = Greet();
+  SendMessage(second.get(), request);
+  EXPECT_NE(RefusalOf(second).find("recorded already"), std::string::npos);
+
+  RunSteps(3, 5);
+  Mapping mapping;
+  ASSERT_EQ(mapping.Map(packet.descriptors[0].get(), 0, sizeof(TraceRing) + started.ring_bytes, true),
+            "");
+  const auto& ring = *reinterpret_cast<const TraceRing*>(mapping.base());
+  TraceRecord record;
+  for (int i = 0; i < 1000 && ring.head.value.load() < sizeof record; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  CopyFromShared(&record, ring.data(), sizeof record);
+  EXPECT_EQ(record.sequence, 3u);
+  EXPECT_EQ(record.replicas, 1u);
+  EXPECT_EQ(record.certificate.peak_before, 102u);
+  const auto* load = reinterpret_cast<const uint32_t*>(ring.data() + sizeof record);
+  EXPECT_EQ(load[0], 50u);
+
+  fd.reset();
+  Descriptor third = Greet();  // once the daemon has seen the first go
+  for (int i = 0; i < 1000; ++i) {
+    SendMessage(third.get(), request);
+    if (Await(third, &started)) break;
+    third = Greet();
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_EQ(started.config.ranks, 2u);
+}
+
+TEST_F(OperatorsTest, WhatCannotBeRecordedIsRefusedSayingWhatThereIs) {
+  TestDaemon daemon(socket_);
+  Descriptor none = Greet();
+  SendMessage(none.get(), TraceRequest());
+  EXPECT_NE(RefusalOf(none).find("there are none"), std::string::npos);
+  JoinBoth();
+  TraceRequest request;
+  SetText(request.group, "grup");
+  Descriptor wrong = Greet();
+  SendMessage(wrong.get(), request);
+  EXPECT_NE(RefusalOf(wrong).find("there are: group"), std::string::npos);
+  request = {};
+  request.ring_bytes = kTraceRingMost + 1;
+  Descriptor big = Greet();
+  SendMessage(big.get(), request);
+  EXPECT_NE(RefusalOf(big).find("the limit is"), std::string::npos);
+}
+
+TEST_F(OperatorsTest, ARecordingsConnectionEndsWithItsGroup) {
+  TestDaemon daemon(socket_);
+  JoinBoth();
+  Descriptor fd = Greet();
+  SendMessage(fd.get(), TraceRequest());
+  TraceStarted started;
+  ASSERT_TRUE(Await(fd, &started));
+  for (auto* client : std::exchange(clients_, {})) ultraep_detach(client);
+  EXPECT_FALSE(Await(fd, &started));
+}
+
+}  // namespace
+}  // namespace ultraep
