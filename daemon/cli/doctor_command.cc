@@ -76,7 +76,7 @@ void Print(const Report& report) {
                 check, Printable(finding.found).c_str());
     if (!finding.fix.empty()) std::printf("%21s-> %s\n", "", Printable(finding.fix).c_str());
   }
-  std::printf("\n%u ok, %u notes, %u warnings, %u failures\n", report.counts[0], report.counts[1],
+  std::printf("\n%u ok, %u note, %u warn, %u fail\n", report.counts[0], report.counts[1],
               report.counts[2], report.counts[3]);
 }
 

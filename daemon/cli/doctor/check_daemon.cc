@@ -70,7 +70,7 @@ std::vector<Finding> CheckSocket(const Examined& x) {
     return {{Level::kFail, path + " is not a socket", "remove it, or choose another --socket"}};
   const std::string found = absl::StrFormat("%s %s %s:%s", path, Mode(s.st_mode),
                                             UserName(s.st_uid), GroupName(s.st_gid));
-  if (access(path.c_str(), R_OK | W_OK)) {
+  if (euidaccess(path.c_str(), R_OK | W_OK)) {
     const bool group_may = (s.st_mode & 0060u) == 0060u && s.st_gid != 0;
     return {{Level::kFail, found + ": not for " + Self(),
              group_may ? absl::StrFormat("usermod -aG %s %s, then log in again",
@@ -97,12 +97,15 @@ std::vector<Finding> CheckDaemon(const Examined& x) {
 std::vector<Finding> CheckMetrics(const Examined& x) {
   if (!x.answer.answers()) return {{Level::kNote, "not known without the daemon", ""}};
   const auto port = uint16_t(x.answer.daemon.metrics_port);
-  if (!port) return {{Level::kNote, "the daemon exports none", "see `ultraepd --help`"}};
+  if (!port)
+    return {
+        {Level::kNote, "the daemon exports none", "start it with --metrics_listen 127.0.0.1:9478"}};
   const std::string url = absl::StrFormat("http://127.0.0.1:%d", port);
   const HttpAnswer metrics = HttpGet(port, "/metrics", x.deadline_ns);
   if (!metrics.error.empty())
     return {{Level::kWarn, url + "/metrics: " + metrics.error,
-             "in a container: look from its network namespace; else restart ultraepd"}};
+             "when --metrics_listen or a network namespace is another: look there; else restart "
+             "ultraepd"}};
   if (metrics.status != 200 || !absl::StrContains(metrics.body, "ultraep_"))
     return {{Level::kWarn,
              absl::StrFormat("%s/metrics: status %d, not ultraep's metrics", url, metrics.status),

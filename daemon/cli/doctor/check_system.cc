@@ -73,7 +73,7 @@ std::vector<Finding> CheckGpu(const Examined& x) {
              "in a container: start it with its GPUs (--gpus all); else run nvidia-modprobe"}};
   std::vector<Finding> findings;
   for (const std::string& device : devices)
-    if (access((x.machine.root + device).c_str(), R_OK | W_OK))
+    if (euidaccess((x.machine.root + device).c_str(), R_OK | W_OK))
       findings.push_back({Level::kWarn, device + " may not be used by this user",
                           "add the user to the group of " + device});
   for (const char* library : {"libcuda.so.1", "libnvidia-ml.so.1"})
