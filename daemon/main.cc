@@ -70,11 +70,11 @@ int main(int argc, char** argv) {
   Watchdog watchdog(&planner, &server, &view);
   MetricsServer metrics(&view, options.metrics_detail_series, [&] { return watchdog.Health(); },
                         [&] { return watchdog.Readiness(); });
-  metrics.Start(options.metrics_listen);
-  view.set_metrics_port(metrics.port());
   std::jthread waker_thread([&] { waker.Run(); });
   std::jthread planner_thread([&] { planner.Run(); });
   std::jthread session_thread([&] { server.Run(); });
+  metrics.Start(options.metrics_listen);
+  view.set_metrics_port(metrics.port());
   LogInfo("ultraepd %s serves %s on host memory", kBuildVersion, options.socket);
 
   watchdog.Ready();

@@ -14,8 +14,7 @@ namespace ultraep {
 bool NotifySystemd(const std::string& state) {
   const char* const path = std::getenv("NOTIFY_SOCKET");
   sockaddr_un address{};
-  if (!path || (path[0] != '/' && path[0] != '@') ||
-      std::strlen(path) >= sizeof address.sun_path)
+  if (!path || (path[0] != '/' && path[0] != '@') || std::strlen(path) >= sizeof address.sun_path)
     return false;
   address.sun_family = AF_UNIX;
   std::strcpy(address.sun_path, path);

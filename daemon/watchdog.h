@@ -1,5 +1,5 @@
-// Is the daemon alive? Asks the planner for one more round now and then, and tells systemd (READY, STATUS,
-// WATCHDOG, STOPPING) as long as it answers.
+// Is the daemon alive? Asks the planner for one more round now and then, and tells systemd (READY,
+// STATUS, WATCHDOG, STOPPING) as long as it answers.
 #pragma once
 
 #include <atomic>
@@ -15,7 +15,8 @@ namespace ultraep {
 // The main thread's, but Health and Readiness: any thread.
 class Watchdog {
  public:
-  // Systemd is who set NOTIFY_SOCKET and, if it wants to be told, WATCHDOG_USEC; else nobody is told.
+  // Systemd is who set NOTIFY_SOCKET and, if it wants to be told, WATCHDOG_USEC; else nobody is
+  // told.
   Watchdog(PlanLoop* planner, AttachServer* server, const NodeView* view);
 
   // How often Look wants to be called.

@@ -1,5 +1,5 @@
-// Latencies as histograms of fixed buckets: what a rank or the planner counts with two additions, and
-// what Prometheus, `ultraepctl top` and the status page all show.
+// Latencies as histograms of fixed buckets: what a rank or the planner counts with two additions,
+// and what Prometheus, `ultraepctl top` and the status page all show.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@ namespace ultraep {
 // Upper bounds in nanoseconds: 1 us to 100 ms, close together where UltraEP's published figures lie
 // (solve 67-78 us, reroute 36-39 us, weights 188-317 us, exposed below 300 us).
 inline constexpr uint64_t kLatencyBoundsNs[] = {
-    1'000,   2'000,   5'000,   10'000,    20'000,    30'000,    50'000,     75'000,     100'000,
+    1'000,   2'000,   5'000,   10'000,  20'000,    30'000,    50'000,    75'000,     100'000,
     150'000, 200'000, 300'000, 500'000, 1'000'000, 2'000'000, 5'000'000, 10'000'000, 100'000'000};
 inline constexpr uint32_t kLatencyBounds = sizeof kLatencyBoundsNs / sizeof kLatencyBoundsNs[0];
 
@@ -48,8 +48,8 @@ struct LatencyHistogram {
     return since;
   }
   double mean_ns() const { return count() ? double(sum_ns) / double(count()) : 0; }
-  // Linear within its bucket, as Prometheus computes it; the last bound for what is above it. 0 when
-  // nothing was counted. quantile: 0..1.
+  // Linear within its bucket, as Prometheus computes it; the last bound for what is above it. 0
+  // when nothing was counted. quantile: 0..1.
   double Quantile(double quantile) const {
     const double wanted = quantile * double(count());
     double below = 0;
@@ -68,9 +68,9 @@ static_assert(sizeof(LatencyHistogram) == 160 && alignof(LatencyHistogram) == 8 
                   offsetof(LatencyHistogram, buckets) == 8,
               "bump kLayoutVersion");
 
-// Counting in memory that others read meanwhile: relaxed, no lock. Each word is exact; a reader may see
-// one of two before the other. Shared: any thread of a process counts, some five nanoseconds. Alone:
-// the one thread that writes the word, about one.
+// Counting in memory that others read meanwhile: relaxed, no lock. Each word is exact; a reader may
+// see one of two before the other. Shared: any thread of a process counts, some five nanoseconds.
+// Alone: the one thread that writes the word, about one.
 inline void CountShared(uint64_t* word, uint64_t more) {
   __atomic_fetch_add(word, more, __ATOMIC_RELAXED);
 }

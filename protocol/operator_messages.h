@@ -2,11 +2,11 @@
 //
 //   StatusRequest  ->   <- StatusDaemon, StatusGroup..., StatusEnd
 //   EventsRequest  ->   <- Event..., EventsEnd
-//   TraceRequest   ->   <- TraceStarted with the descriptor of a trace ring (trace_ring.h), or Refused;
+//   TraceRequest   ->   <- TraceStarted and the descriptor of a trace ring (trace_ring.h), or Refused;
 //                       the recording ends when the connection closes
 //
-// A user is told of the own groups; root and the daemon's user of all. Groups answer with at most one
-// packet each; the rest is polled, so that no slow reader is the daemon's concern.
+// A user is told of the own groups; root and the daemon's user of all. Groups answer with at most
+// one packet each; the rest is polled, so that no slow reader is the daemon's concern.
 #pragma once
 
 #include <cstddef>
@@ -36,9 +36,9 @@ enum class RefusalKind : uint32_t {
 };
 inline constexpr uint32_t kRefusalKinds = 6;
 
-// head 16 | build 64 | pid 8 | uptime 8 | groups 4 | connections 4 | max_connections 4 | metrics_port 4
-// spin_us 8 | lease_ns 8 | memory 8 | memory_limit 8 | traces 4 | zero 4 | trace_dropped 8 |
-// events_dropped 8 | cost_token_ps 8 | refused 48                                                       224
+// head 16 | build 64 | pid 8 | uptime 8 | groups 4 | connections 4 | max_connections 4 |
+// metrics_port 4 | spin_us 8 | lease_ns 8 | memory 8 | memory_limit 8 | traces 4 | zero 4 |
+// trace_dropped 8 | events_dropped 8 | cost_token_ps 8 | refused 48                224
 struct StatusDaemon {
   static constexpr MessageType kType = MessageType::kStatusDaemon;
   MessageHead head = HeadOf(kType, 224);
@@ -65,8 +65,8 @@ static_assert(offsetof(StatusDaemon, pid) == 80 && offsetof(StatusDaemon, spin_u
               "bump kLayoutVersion");
 static_assert(sizeof(StatusDaemon) == 224 && alignof(StatusDaemon) == 8, "bump kLayoutVersion");
 
-// Counters of one group over all its generations, counted by the daemon. Only planned steps are in the
-// sums; `last` is the last planned one. Tokens, unless the name says otherwise. u64 each:
+// Counters of one group over all its generations, counted by the daemon. Only planned steps are in
+// the sums; `last` is the last planned one. Tokens, unless the name says otherwise. u64 each:
 // steps_planned 0 | fallback_deadline 8 | fallback_order 16 | fallback_bad_row 24 | replicas 32
 // peak_before_sum 40 | peak_sum 48 | lower_bound_sum 56 | tokens_sum 64 | last_peak_before 72
 // last_peak 80 | last_lower_bound 88 | last_tokens 96 | last_replicas 104 | last_planned_ns 112
@@ -104,10 +104,12 @@ struct PlanLatencies {
   LatencyHistogram solve;    // the planner alone
   LatencyHistogram plan;     // from the last row seen to the verdict: copy, solve, check, publish
 };
-static_assert(sizeof(PlanLatencies) == 480 && offsetof(PlanLatencies, plan) == 320,
+static_assert(sizeof(PlanLatencies) == 480 && alignof(PlanLatencies) == 8 &&
+                  offsetof(PlanLatencies, plan) == 320,
               "bump kLayoutVersion");
 
-// head 16 | config 256 | uid gate .. 64 | counters 144 | planning 480 | ranks 896 | members 512   2368
+// head 16 | config 256 | uid .. heartbeat_age 64 | counters 144 | planning 480 | ranks 896 |
+// members 512                                                                      2368
 struct StatusGroup {
   static constexpr MessageType kType = MessageType::kStatusGroup;
   MessageHead head = HeadOf(kType, 2368);
@@ -142,15 +144,15 @@ struct EventsRequest {
   static constexpr MessageType kType = MessageType::kEventsRequest;
   enum : uint32_t { kVerdicts = 1, kHistory = 2 };
   MessageHead head = HeadOf(kType, 24);
-  uint32_t flags = 0;  // kVerdicts: every verdict, not only fallbacks. kHistory, in the first request:
-                       // also what the daemon still knows of the time before
+  uint32_t flags = 0;  // kVerdicts: every verdict, not only fallbacks. kHistory, in the first
+                       // request: also what the daemon still knows of the time before
   uint32_t zero = 0;
 };
 static_assert(sizeof(EventsRequest) == 24 && alignof(EventsRequest) == 4, "bump kLayoutVersion");
 
 enum class EventKind : uint16_t {
-  kPlan = 1,      // sequence, layer, microbatch; peak_before, peak, tokens, replicas, latency: solve;
-                  // value: ranks of the group
+  kPlan = 1,  // sequence, layer, microbatch; peak_before, peak, tokens, replicas, latency: solve;
+              // value: ranks of the group
   kFallback = 2,  // sequence, layer, microbatch; reason
   kJoined = 3,    // rank; value: its pid
   kOpened = 4,    // a generation: sequence: first planned step
@@ -165,8 +167,8 @@ enum class EventKind : uint16_t {
 };
 enum class FallbackReason : uint16_t { kNone = 0, kDeadline = 1, kOrderMismatch = 2, kBadRow = 3 };
 
-// head 16 | time 8 | kind 2 | reason 2 | rank 4 | sequence 8 | layer 4 | microbatch 4 | peak_before 8 |
-// peak 8 | tokens 8 | replicas 8 | latency 8 | value 8 | group 64 | text 160            320
+// head 16 | time 8 | kind 2 | reason 2 | rank 4 | sequence 8 | layer 4 | microbatch 4 |
+// peak_before 8 | peak 8 | tokens 8 | replicas 8 | latency 8 | value 8 | group 64 | text 160     320
 struct Event {
   static constexpr MessageType kType = MessageType::kEvent;
   MessageHead head = HeadOf(kType, 320);
@@ -189,7 +191,7 @@ struct Event {
 static_assert(sizeof(Event) == 320 && alignof(Event) == 8 && offsetof(Event, group) == 96,
               "bump kLayoutVersion");
 
-// head 16 | more 4 | ranks .. zero 4 | missed 8                                          32
+// head 16 | more 4 | zero 4 | missed 8                                            32
 struct EventsEnd {
   static constexpr MessageType kType = MessageType::kEventsEnd;
   MessageHead head = HeadOf(kType, 32);
@@ -209,9 +211,10 @@ struct TraceRequest {
 };
 static_assert(sizeof(TraceRequest) == 88 && alignof(TraceRequest) == 8, "bump kLayoutVersion");
 
-// One descriptor travels with it: the trace ring. What the plans are a function of, besides the loads:
-// head 16 | config 256 | ring_bytes 8 | epsilon_ppm 4 | variants 4 | work_limit 4 | tile_tokens 4 |
-// relay_hop 4 | zero 4 | cost_token 8 | cost_expert 8 | cost_instance 8           328
+// One descriptor travels with it: the trace ring. What the plans are a function of, besides the
+// loads.
+// head 16 | config 256 | ring_bytes 8 | epsilon_ppm 4 | variants 4 | work_limit 4 |
+// tile_tokens 4 | relay_hop 4 | zero 4 | cost_token 8 | cost_expert 8 | cost_instance 8         328
 struct TraceStarted {
   static constexpr MessageType kType = MessageType::kTraceStarted;
   MessageHead head = HeadOf(kType, 328);

@@ -3,13 +3,6 @@
 // waits and never trusts: a reader's position that cannot be is as good as a full ring, and a step
 // that does not fit is dropped and counted.
 //
-//    0       128     256        384        512                                     512 + capacity
-//   +-------+-------+----------+----------+---------------------------------------+
-//   | head  | tail  | dropped  | capacity | bytes, positions modulo capacity      |
-//   +-------+-------+----------+----------+---------------------------------------+
-//   head: bytes ever written (writer). tail: bytes ever read (reader). dropped: steps (writer).
-//   capacity: a power of two (writer, once).
-//
 // A record: TraceRecord | load u32[ranks][experts], padded to 8 | Replica[replicas].
 #pragma once
 
@@ -49,6 +42,12 @@ static_assert(sizeof(TraceRecord) == 96 && alignof(TraceRecord) == 8 &&
                   offsetof(TraceRecord, certificate) == 48,
               "bump kLayoutVersion");
 
+//    0       128     256        384        512                                     512 + capacity
+//   +-------+-------+----------+----------+---------------------------------------+
+//   | head  | tail  | dropped  | capacity | bytes, positions modulo capacity      |
+//   +-------+-------+----------+----------+---------------------------------------+
+// head: bytes ever written (writer). tail: bytes ever read (reader). dropped: steps (writer).
+// capacity: a power of two (writer, once).
 struct TraceRing {
   Word head, tail, dropped, capacity;
 
@@ -57,7 +56,9 @@ struct TraceRing {
     return reinterpret_cast<const unsigned char*>(this) + sizeof(TraceRing);
   }
 };
-static_assert(sizeof(TraceRing) == 512 && alignof(TraceRing) == kLine, "bump kLayoutVersion");
+static_assert(sizeof(TraceRing) == 512 && alignof(TraceRing) == kLine &&
+                  offsetof(TraceRing, capacity) == 384,
+              "bump kLayoutVersion");
 
 inline uint64_t TraceRecordBytes(const PlanShape& shape, uint32_t replicas) {
   return sizeof(TraceRecord) + RoundUp(uint64_t{shape.ranks} * shape.experts * 4, 8) +

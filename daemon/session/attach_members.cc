@@ -25,9 +25,9 @@ bool AttachServer::HandleReady(Connection* connection, const Ready& ready) {
 bool AttachServer::HandleJoin(Connection* connection, const Join& join) {
   if (connection->group &&
       (connection->rank != join.rank || connection->group->key().name != GetText(join.config.name)))
-    return Refuse(connection, "this connection is rank " + std::to_string(connection->rank) +
-                                  " of group " + connection->group->key().name +
-                                  ", it cannot join as another one",
+    return Refuse(connection,
+                  "this connection is rank " + std::to_string(connection->rank) + " of group " +
+                      connection->group->key().name + ", it cannot join as another one",
                   RefusalKind::kState);
   if (connection->group) NoteOver(connection->group.get());  // before the next generation hides it
   Refusal refusal;

@@ -227,8 +227,8 @@ void AttachServer::Publish() {
 }
 
 bool AttachServer::HandleTrace(Connection* connection, const TraceRequest& request) {
-  const Refusal refusal = operators_.Trace(connection->socket.get(), connection->uid, request,
-                                           &connection->asked);
+  const Refusal refusal =
+      operators_.Trace(connection->socket.get(), connection->uid, request, &connection->asked);
   return refusal.text.empty() || Refuse(connection, refusal);
 }
 

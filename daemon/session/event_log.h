@@ -28,8 +28,8 @@ class EventLog {
   }
 
   uint64_t end() const;  // index after the newest
-  // Appends those from *cursor on that `uid` may see (all: everything), at most `most`, and moves the
-  // cursor. Returns how many were forgotten before.
+  // Appends those from *cursor on that `uid` may see (all: everything), at most `most`, and moves
+  // the cursor. Returns how many were forgotten before.
   uint64_t Read(uint64_t* cursor, uid_t uid, bool all, size_t most,
                 std::vector<Event>* events) const;
 

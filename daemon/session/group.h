@@ -95,7 +95,7 @@ class Group {
   std::shared_ptr<GroupGeneration> generation_;
   // Earlier generations: members may still use their slots and look there for who is gone.
   std::deque<std::shared_ptr<GroupGeneration>> earlier_;
-  RankStatistics ranks_before_;  // of those that are no longer kept
+  RankStatistics ranks_before_;        // of those that are no longer kept
   GateState said_ = GateState::kOpen;  // of the present one, by TakeOver
   uint64_t generations_ = 0;
   uint32_t generations_in_memory_ = 0;

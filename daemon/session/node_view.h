@@ -1,6 +1,6 @@
 // What everybody but the session and planner threads may see of the node: published by the session
-// thread at the end of each of its rounds, read by metrics and status page at any time. Reading takes
-// a lock that the planner never takes, and looks at counters that it goes on writing.
+// thread at the end of each of its rounds, read by metrics and status page at any time. Reading
+// takes a lock that the planner never takes, and looks at counters that it goes on writing.
 #pragma once
 
 #include <atomic>

@@ -123,7 +123,8 @@ std::shared_ptr<Group> Operators::GroupToTrace(uid_t uid, const std::string& nam
   if (count == 1) return found;
   const std::string there = names.empty() ? "there are none" : "there are: " + names;
   if (count == 0)
-    refusal->text = (name.empty() ? "no group can be recorded; " : "no group '" + name + "'; ") + there;
+    refusal->text =
+        (name.empty() ? "no group can be recorded; " : "no group '" + name + "'; ") + there;
   else
     refusal->text = name.empty() ? "which group? " + there
                                  : std::to_string(count) + " groups are named '" + name + "'";
@@ -136,7 +137,8 @@ Refusal Operators::Trace(int socket, uid_t uid, const TraceRequest& request, Ope
   const uint64_t ring_bytes = request.ring_bytes ? request.ring_bytes : kTraceRingDefault;
   if (ring_bytes > kTraceRingMost)
     return {"ring_bytes is " + std::to_string(ring_bytes) + ", the limit is " +
-                std::to_string(kTraceRingMost), false, RefusalKind::kLimit};
+                std::to_string(kTraceRingMost),
+            false, RefusalKind::kLimit};
   const auto group = GroupToTrace(uid, GetText(request.group), &refusal);
   if (!group) return refusal;
   if (group->statistics().recorded())
@@ -148,7 +150,8 @@ Refusal Operators::Trace(int socket, uid_t uid, const TraceRequest& request, Ope
     if (const auto tap = weak.lock()) in_use += tap->capacity();
   if (in_use + ring_bytes > kAllRingsMost)
     return {"recordings have " + std::to_string(in_use >> 20) + " MiB of rings, " +
-                std::to_string(kAllRingsMost >> 20) + " MiB is the limit; end one, or take a smaller ring",
+                std::to_string(kAllRingsMost >> 20) +
+                " MiB is the limit; end one, or take a smaller ring",
             true, RefusalKind::kLimit};
   const auto tap = TraceTap::Create(group->config().shape(), ring_bytes, &refusal.text);
   if (!tap) return {refusal.text, true, RefusalKind::kSystem};

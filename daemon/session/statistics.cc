@@ -75,10 +75,14 @@ void StepStatistics::CountLayer(const StepOutcome& step) {
   Set(&layer.last_peak, step.verdict.certificate.peak);
   Set(&layer.last_tokens, step.verdict.certificate.total);
   rank_tokens_.assign(step.shape.ranks, 0);
-  for (uint32_t r = 0; r < step.load.ranks; ++r) {
-    const uint32_t* const row = step.load.row(r);
-    for (uint32_t e = 0; e < step.load.experts; ++e) rank_tokens_[step.shape.home(e)] += row[e];
-  }
+  const uint32_t per_rank = step.shape.experts_per_rank();
+  const uint32_t* cell = step.load.tokens;
+  for (uint32_t source = 0; source < step.load.ranks; ++source)
+    for (uint64_t& tokens : rank_tokens_) {
+      uint64_t sum = 0;
+      for (uint32_t e = 0; e < per_rank; ++e) sum += *cell++;
+      tokens += sum;
+    }
   for (const Replica& replica : *step.replicas) {
     rank_tokens_[step.shape.home(replica.expert)] -= replica.tokens;
     rank_tokens_[replica.rank] += replica.tokens;
@@ -125,8 +129,11 @@ std::vector<LayerStatistics> StepStatistics::Layers() const {
   const auto read = [](const uint64_t& word) { return __atomic_load_n(&word, __ATOMIC_RELAXED); };
   for (size_t l = 0; l < layers.size(); ++l) {
     const LayerStatistics& from = layers_[l];
-    layers[l] = {read(from.steps), read(from.last_peak_before), read(from.last_peak),
-                 read(from.last_tokens), {}};
+    layers[l] = {read(from.steps),
+                 read(from.last_peak_before),
+                 read(from.last_peak),
+                 read(from.last_tokens),
+                 {}};
     for (const uint64_t& tokens : from.rank_tokens) layers[l].rank_tokens.push_back(read(tokens));
   }
   return layers;

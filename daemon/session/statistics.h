@@ -1,5 +1,5 @@
-// What a group's steps came to, over all its generations: counters, latencies, the last verdicts, and
-// the recording that is under way. The planner writes without waiting for a reader.
+// What a group's steps came to, over all its generations: counters, latencies, the last verdicts,
+// and the recording that is under way. The planner writes without waiting for a reader.
 #pragma once
 
 #include <atomic>

@@ -25,8 +25,8 @@ class StepPlanner {
   // Looks at the next step once; never waits. kStep: a verdict was reached (wake the ranks), kOver:
   // the generation is over and nothing will come any more.
   Progress Poll();
-  // Counts the step that the last Poll decided, if any; the next Poll would do so as well. Apart, since
-  // ranks that sleep are woken first.
+  // Counts the step that the last Poll decided, if any; the next Poll would do so as well. Apart,
+  // since ranks that sleep are woken first.
   void Account();
 
   // Any thread. 0 while the gate is closed.
@@ -53,8 +53,8 @@ class StepPlanner {
   bool started_ = false;
   std::atomic<uint64_t> next_{0};
   uint32_t copied_ = 0;  // rows of step next_ that are private already
-  uint32_t first_ = 0;       // whose row was the first
-  uint64_t first_ns_ = 0;    // when it was seen
+  uint32_t first_ = 0;   // whose row was the first
+  uint64_t first_ns_ = 0;  // when it was seen
   std::vector<bool> have_row_;
   std::vector<RowHeader> headers_;
   std::vector<uint32_t> rows_;  // [ranks][experts], each row padded for whole-word copies

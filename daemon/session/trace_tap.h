@@ -18,8 +18,8 @@ inline constexpr uint64_t kTraceRingMost = uint64_t{256} << 20;
 
 class TraceTap {
  public:
-  // ring_bytes: at least; rounded up to a power of two and so that two steps fit. Null with `wrong` set
-  // when the memory cannot be had.
+  // ring_bytes: at least; rounded up to a power of two and so that two steps fit. Null with `wrong`
+  // set when the memory cannot be had.
   static std::shared_ptr<TraceTap> Create(const PlanShape& shape, uint64_t ring_bytes,
                                           std::string* wrong);
 

@@ -1,5 +1,6 @@
-// The last verdicts of a group's steps, for people: written by the planner without a lock or a wait,
-// read by anybody. A reader that is overtaken misses what was overwritten, and is told how many.
+// The last verdicts of a group's steps, for people: written by the planner without a lock or a
+// wait, read by anybody. A reader that is overtaken misses what was overwritten, and is told how
+// many.
 #pragma once
 
 #include <atomic>
@@ -34,8 +35,8 @@ class VerdictRing {
   explicit VerdictRing(size_t capacity)
       : capacity_(capacity), cells_(std::make_unique<Cell[]>(capacity)) {}
 
-  // One thread. A cell's stamp is odd while it is written. Every word is a release: who has seen a new
-  // word sees the odd stamp as well.
+  // One thread. A cell's stamp is odd while it is written. Every word is a release: who has seen a
+  // new word sees the odd stamp as well.
   void Push(const StepVerdict& verdict) {
     const uint64_t index = pushed_.load(std::memory_order_relaxed);
     Cell& cell = cells_[index % capacity_];
@@ -49,8 +50,8 @@ class VerdictRing {
 
   // Any thread. Pushed in its life.
   uint64_t pushed() const { return pushed_.load(std::memory_order_acquire); }
-  // Appends those from *cursor on, at most `most`, and moves the cursor behind them. Returns how many
-  // had been overwritten.
+  // Appends those from *cursor on, at most `most`, and moves the cursor behind them. Returns how
+  // many had been overwritten.
   uint64_t Read(uint64_t* cursor, size_t most, std::vector<StepVerdict>* verdicts) const {
     const uint64_t end = pushed();
     const uint64_t oldest = end > capacity_ ? end - capacity_ : 0;

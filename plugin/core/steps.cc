@@ -232,7 +232,7 @@ void Steps::Count(const OpenStep& step, const Result& result, ultraep_verdict ve
   const Generation& g = *step.generation;
   RankStatistics& statistics = g.boards.rank(g.rank).statistics;
   CountLatencyShared(&statistics.verdict, NowNs() - step.submitted_ns);
-  CountShared(!result.ok()                  ? &statistics.failed
+  CountShared(!result.ok()              ? &statistics.failed
               : verdict == ULTRAEP_PLAN ? &statistics.planned
                                         : &statistics.fallback,
               1);

@@ -73,7 +73,7 @@ class Steps {
   uint64_t next_;      // sequence of the next Submit
   uint64_t resolved_;  // sequence of the next Await
   uint32_t promises_ = 0;
-  uint64_t declined_ = 0;  // steps that no board has been told of; the submitting thread's own
+  uint64_t declined_ = 0;       // steps that no board has been told of; the submitting thread's own
   std::vector<OpenStep> open_;  // [window], the submitting thread's own
   PlanChecker checker_;
 };

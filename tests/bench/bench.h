@@ -49,6 +49,7 @@ void ShowProgress(const std::string& text);
 void EndProgress();
 
 int RunPlanBench(const Workload& workload, bool json);
+int RunCountBench(const Workload& workload, bool json);
 int RunRouteBench(const Workload& workload, bool json);
 int RunStreamBench(const Workload& workload, bool json);
 int SaveLoads(const Workload& workload, const std::string& path);

@@ -53,6 +53,7 @@ constexpr Benchmark kBenchmarks[] = {
      RunRouteBench},
     {"stream", "relays on a modelled network; weights and gradients on this machine beside memcpy",
      RunStreamBench},
+    {"count", "what counting a step for metrics, and recording it, costs", RunCountBench},
 };
 
 void PrintHelp() {

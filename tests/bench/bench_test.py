@@ -77,6 +77,12 @@ class Bench(unittest.TestCase):
         for row in rows.values():
             self.assertGreaterEqual(row["expert_times"], 0.999 * row["bound"])
 
+    def test_counting_is_measured_in_every_form(self):
+        rows = self.rows("count", "--ranks", "8", "--experts", "32", "--repeats", "3")
+        self.assertEqual(len(rows), 7)
+        for row in rows:
+            self.assertGreater(row["ns"], 0)
+
     def test_the_plans_of_a_file_are_simulated(self):
         with tempfile.TemporaryDirectory() as folder:
             loads, plans = os.path.join(folder, "loads.npy"), os.path.join(folder, "plans.json")

@@ -187,8 +187,9 @@ TEST_F(OperatorsTest, ARecordingGetsTheStepsFromThenOnAndEndsWithItsConnection) 
 
   RunSteps(3, 5);
   Mapping mapping;
-  ASSERT_EQ(mapping.Map(packet.descriptors[0].get(), 0, sizeof(TraceRing) + started.ring_bytes, true),
-            "");
+  ASSERT_EQ(
+      mapping.Map(packet.descriptors[0].get(), 0, sizeof(TraceRing) + started.ring_bytes, true),
+      "");
   const auto& ring = *reinterpret_cast<const TraceRing*>(mapping.base());
   TraceRecord record;
   for (int i = 0; i < 1000 && ring.head.value.load() < sizeof record; ++i)

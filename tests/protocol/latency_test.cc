@@ -23,8 +23,8 @@ TEST(LatencyTest, SumAndCountAreExact) {
   EXPECT_DOUBLE_EQ(h.mean_ns(), 200'043'500.0 / 5);
 }
 
-// Ten in (1000, 2000], ten in (2000, 5000]: the median is the bound between them, a quarter lies in the
-// middle of the first bucket, 0.9 at 2000 + 0.8 x 3000.
+// Ten in (1000, 2000], ten in (2000, 5000]: the median is the bound between them, a quarter lies in
+// the middle of the first bucket, 0.9 at 2000 + 0.8 x 3000.
 TEST(LatencyTest, QuantilesAreLinearWithinTheirBucket) {
   LatencyHistogram h;
   for (int i = 0; i < 10; ++i) CountLatencyAlone(&h, 1200);

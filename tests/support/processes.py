@@ -18,7 +18,8 @@ class Daemon:
             os.chown(self.directory, popen["user"], -1)
         self.socket = os.path.join(self.directory, "ultraepd.sock")
         self.log = open(os.path.join(self.directory, "ultraepd.log"), "w+")
-        self.command = [os.path.join(bin_dir, "ultraepd"), "--socket", self.socket, *flags]
+        self.command = [os.path.join(bin_dir, "ultraepd"), "--socket", self.socket,
+                        "--metrics_listen", "127.0.0.1:0", *flags]
         self.popen = popen
         try:
             self.restart()

@@ -5,8 +5,9 @@
 namespace ultraep {
 namespace {
 
-// Two ranks, four experts; worked by hand. Expert 0 has 30 + 50 tokens, expert 1 has 20, 2 and 3 have 10
-// each: rank 0 gets 100, rank 1 20, mean 60. A replica of expert 0 on rank 1 takes 40: 60 and 60.
+// Two ranks, four experts; worked by hand. Expert 0 has 30 + 50 tokens, expert 1 has 20, 2 and 3
+// have 10 each: rank 0 gets 100, rank 1 20, mean 60. A replica of expert 0 on rank 1 takes 40: 60
+// and 60.
 class StatisticsTest : public testing::Test {
  protected:
   static constexpr uint32_t kLoad[8] = {30, 10, 5, 5, 50, 10, 5, 5};

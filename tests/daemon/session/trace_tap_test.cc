@@ -37,10 +37,10 @@ class Reader {
 
  private:
   void Get(uint64_t at, void* to, uint64_t bytes) {
-    AroundRing(ring().capacity.value.load(), at, bytes,
-               [&](uint64_t from, uint64_t done, uint64_t count) {
-                 CopyFromShared(static_cast<unsigned char*>(to) + done, ring().data() + from, count);
-               });
+    AroundRing(
+        ring().capacity.value.load(), at, bytes, [&](uint64_t from, uint64_t done, uint64_t count) {
+          CopyFromShared(static_cast<unsigned char*>(to) + done, ring().data() + from, count);
+        });
   }
 
   Mapping mapping_;
@@ -67,8 +67,7 @@ class TraceTapTest : public testing::Test {
   }
 
   std::string wrong_;
-  const std::shared_ptr<TraceTap> tap_ =
-      TraceTap::Create({kRanks, kExperts, 1, 0}, 0, &wrong_);
+  const std::shared_ptr<TraceTap> tap_ = TraceTap::Create({kRanks, kExperts, 1, 0}, 0, &wrong_);
   Reader reader_{*tap_};
 };
 
