@@ -14,7 +14,7 @@ using ultraep::Command;
 
 const Command* const kCommands[] = {
     &ultraep::kStatusCommand, &ultraep::kTopCommand,   &ultraep::kEventsCommand,
-    &ultraep::kTraceCommand,  &ultraep::kPlanCommand};
+    &ultraep::kDoctorCommand, &ultraep::kTraceCommand, &ultraep::kPlanCommand};
 
 void PrintList(FILE* out) {
   std::fprintf(out, "usage: ultraepctl COMMAND [flags]\n\ncommands:\n");
