@@ -109,7 +109,7 @@ class ReportTest(unittest.TestCase):
         self.assertIn("least-loaded-spill", names)
         self.check_step(browser, 64, flat)
         browser.value("document.getElementById('imbalance-time').emit('plotly_click', "
-                      "{points: [{pointNumber: 17}]})")
+                      "{points: [{x: 17}]})")
         self.check_step(browser, 17, flat)
         browser.value("document.getElementById('step-next').click()")
         self.check_step(browser, 18, flat)
