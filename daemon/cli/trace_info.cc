@@ -60,7 +60,7 @@ std::string Verify(trace::TraceFiles* trace, Verified* out) {
   return "";
 }
 
-Json SpreadJson(const trace::Spread64& s) {
+Json DistributionJson(const trace::Distribution& s) {
   return {{"mean", s.mean},
           {"p50", s.p50},
           {"p99", s.p99},
@@ -93,16 +93,16 @@ Json ToJson(const trace::TraceFiles& trace, const trace::Summary& s) {
           {"not_planned", s.unplanned},
           {"tokens", s.tokens},
           {"tokens_avoided", s.avoided},
-          {"imbalance_before", SpreadJson(s.before)},
-          {"imbalance_after", SpreadJson(s.after)},
-          {"imbalance_floor", SpreadJson(s.floor)},
+          {"imbalance_before", DistributionJson(s.before)},
+          {"imbalance_after", DistributionJson(s.after)},
+          {"imbalance_floor", DistributionJson(s.floor)},
           {"gap", s.gap},
           {"replicas", s.replicas},
           {"most_replicas", s.most_replicas},
           {"solve_us", {{"p50", s.solve_p50_us}, {"p99", s.solve_p99_us}}}};
 }
 
-void PrintSpread(const char* name, const trace::Spread64& s) {
+void PrintDistribution(const char* name, const trace::Distribution& s) {
   std::printf("  %-7s %8.3f %8.3f %8.3f %8.3f %10llu\n", name, s.mean, s.p50, s.p99, s.worst,
               static_cast<Number>(s.worst_step));
 }
@@ -126,9 +126,9 @@ void PrintTable(const trace::TraceFiles& trace, const trace::Summary& s) {
       static_cast<Number>(s.fallback_by_reason[3]), static_cast<Number>(s.unplanned));
   std::printf("  %-7s %8s %8s %8s %8s %10s   imbalance = max / mean over ranks\n", "", "mean",
               "p50", "p99", "worst", "at step");
-  PrintSpread("before", s.before);
-  PrintSpread("after", s.after);
-  PrintSpread("floor", s.floor);
+  PrintDistribution("before", s.before);
+  PrintDistribution("after", s.after);
+  PrintDistribution("floor", s.floor);
   std::printf(
       "\n  gap to the bound %.2f %%, %.1f replicas per step (most %llu), solve p50 %.1f us, "
       "p99 %.1f us\n",

@@ -187,10 +187,12 @@ function drawRanks(f, group, lease) {
   const key = group.gate + group.members.join();
   if (f.ranks.dataset.key !== key) {
     f.ranks.dataset.key = key;
-    f.ranks.replaceChildren(...group.members.map((state, rank) =>
-      el('i', {class: state, title: `rank ${rank}: ${state}`})),
-      el('span', {}, Object.entries(states).map(([state, n]) => `${n} ${state}`).join(', ') +
-        (group.gate === 'open' ? '' : ': main copies until all are ready')));
+    f.ranks.replaceChildren(
+        ...group.members.map(
+            (state, rank) => el('i', {class: state, title: `rank ${rank}: ${state}`})),
+        el('span', {},
+           Object.entries(states).map(([state, n]) => `${n} ${state}`).join(', ') +
+               (group.gate === 'open' ? '' : ': main copies until all are ready')));
   }
   const age = group.heartbeat_age_seconds;
   set(f.heartbeat, `${age.toFixed(1)} of ${lease.toFixed(1)} s`);
@@ -221,8 +223,11 @@ function drawGroup(entry, group, json) {
   f.gate.className = 'pill ' + (gate === 'open' ? 'good' : gate === 'closed' ? 'warn' : 'bad');
   set(f.gate, gate);
   set(f.name, group.name);
-  set(f.shape, `${group.ranks} ranks, ${group.experts} experts, ${group.layers} layers, ${group.slots} ` +
-    `slot${group.slots === 1 ? '' : 's'} per rank, ${group.training ? 'training' : 'serving'}, uid ${group.uid}, ${bytes(group.memory_bytes)}`);
+  set(f.shape,
+      `${group.ranks} ranks, ${group.experts} experts, ${group.layers} layers, ${group.slots} ` +
+          `slot${group.slots === 1 ? '' : 's'} per rank, ${
+              group.training ? 'training' :
+                               'serving'}, uid ${group.uid}, ${bytes(group.memory_bytes)}`);
   set(f.window, 'Imbalance, fullest rank / mean, ' + (idle
     ? (recent ? `since its start; no step in the last ${recent.seconds.toFixed(0)} s` : 'since its start')
     : `last ${recent.seconds.toFixed(0)} s`));
@@ -338,12 +343,14 @@ function drawDaemon(json) {
   const d = json.daemon;
   const refused = Object.entries(d.refused_by_kind).filter(([, n]) => n).map(([kind, n]) => `${count(n)} ${kind}`);
   const rows = {
-    'shared memory': bytes(d.memory_bytes) + (d.memory_limit_bytes ? ' of ' + bytes(d.memory_limit_bytes) : ''),
+    'shared memory':
+        bytes(d.memory_bytes) + (d.memory_limit_bytes ? ' of ' + bytes(d.memory_limit_bytes) : ''),
     'connections': `${count(d.connections)} of ${count(d.max_connections)}`,
     'refused': refused.join(', ') || 'none',
     'lease': d.lease_seconds + ' s',
     'planner spins': d.spin_us ? d.spin_us + ' \u00b5s' : 'no',
-    'recordings': count(d.traces) + (d.trace_dropped ? `, ${count(d.trace_dropped)} steps missed` : ''),
+    'recordings':
+        count(d.traces) + (d.trace_dropped ? `, ${count(d.trace_dropped)} steps missed` : ''),
     'events missed by readers': count(d.events_dropped),
     'cost of a token': d.cost_token_ns ? d.cost_token_ns + ' ns' : 'not set (--cost_token_ns)',
   };

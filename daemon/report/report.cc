@@ -32,7 +32,7 @@ Json HeadJson(const StepSource& source) {
           {"version", kBuildVersion}};
 }
 
-Json SpreadJson(const trace::Spread64& s) {
+Json DistributionJson(const trace::Distribution& s) {
   return {{"mean", Round(s.mean)},
           {"p50", Round(s.p50)},
           {"p99", Round(s.p99)},
@@ -53,9 +53,9 @@ Json SummaryJson(const trace::Summary& s) {
           {"most_replicas", s.most_replicas},
           {"generations", s.generations.size()},
           {"seconds", Round(double(s.last_ns - s.first_ns) / 1e9)},
-          {"before", SpreadJson(s.before)},
-          {"after", SpreadJson(s.after)},
-          {"floor", SpreadJson(s.floor)},
+          {"before", DistributionJson(s.before)},
+          {"after", DistributionJson(s.after)},
+          {"floor", DistributionJson(s.floor)},
           {"gap", Round(s.gap, 5)},
           {"solve_p50_us", Round(s.solve_p50_us, 1)},
           {"solve_p99_us", Round(s.solve_p99_us, 1)}};

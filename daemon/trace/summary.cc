@@ -12,8 +12,8 @@ float Percentile(const std::vector<float>& sorted, double part) {
   return sorted.empty() ? 0 : sorted[size_t(part * double(sorted.size() - 1) + 0.5)];
 }
 
-Spread64 SpreadOf(std::vector<float> values) {
-  Spread64 out;
+Distribution DistributionOf(std::vector<float> values) {
+  Distribution out;
   if (values.empty()) return out;
   double sum = 0;
   for (const float value : values) sum += value;
@@ -56,9 +56,9 @@ void Summarizer::Add(const StepRow& row) {
 }
 
 Summary Summarizer::Finish() {
-  sum_.before = SpreadOf(before_);
-  sum_.after = SpreadOf(after_);
-  sum_.floor = SpreadOf(floor_);
+  sum_.before = DistributionOf(before_);
+  sum_.after = DistributionOf(after_);
+  sum_.floor = DistributionOf(floor_);
   if (sum_.planned) sum_.gap = gap_sum_ / double(sum_.planned);
   std::sort(solve_us_.begin(), solve_us_.end());
   sum_.solve_p50_us = Percentile(solve_us_, 0.5);

@@ -9,7 +9,7 @@
 
 namespace ultraep::trace {
 
-struct Spread64 {
+struct Distribution {
   double mean = 0, p50 = 0, p99 = 0, worst = 0;
   uint64_t worst_step = 0;
 };
@@ -24,7 +24,7 @@ struct Summary {
   uint64_t most_replicas = 0;  // of one step
   int64_t first_ns = 0, last_ns = 0;
   std::set<int64_t> layers, generations;
-  Spread64 before, after, floor;  // imbalance of the steps
+  Distribution before, after, floor;  // imbalance of the steps
   double gap = 0;                 // mean over planned steps of the peak above the bound
   double solve_p50_us = 0, solve_p99_us = 0;
 };
