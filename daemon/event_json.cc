@@ -10,6 +10,7 @@ namespace {
 
 void AddStep(const Event& e, Json* json) {
   (*json)["step"] = e.sequence;
+  if (!LayerKnown(e)) return;
   (*json)["layer"] = e.layer;
   (*json)["microbatch"] = e.microbatch;
 }
@@ -40,9 +41,7 @@ const char* ReasonName(uint16_t reason) {
   return reason < sizeof kNames / sizeof kNames[0] ? kNames[reason] : "unknown";
 }
 
-bool IsVerdict(const Event& event) {
-  return EventKind(event.kind) == EventKind::kPlan || EventKind(event.kind) == EventKind::kFallback;
-}
+bool LayerKnown(const Event& event) { return event.layer != UINT32_MAX; }
 
 bool IsTrouble(const Event& event) {
   switch (EventKind(event.kind)) {
@@ -79,13 +78,11 @@ Json EventJson(const Event& e) {
       json["reason"] = ReasonName(e.reason);
       break;
     case EventKind::kJoined:
-      json["rank"] = e.rank;
-      json["pid"] = e.value;
-      break;
     case EventKind::kLeft:
     case EventKind::kGone:
     case EventKind::kFenced:
       json["rank"] = e.rank;
+      if (e.value) json["pid"] = e.value;  // none from another PID namespace
       break;
     case EventKind::kOpened:
       json["first_planned_step"] = e.sequence;

@@ -11,7 +11,8 @@ namespace ultraep {
 
 const char* EventName(uint16_t kind);
 const char* ReasonName(uint16_t reason);  // as in the label of ultraep_steps_total
-bool IsVerdict(const Event& event);
+// A fallback's layer and microbatch are not known when no row of it was seen.
+bool LayerKnown(const Event& event);
 // Nobody wants to see it: a fallback, a rank lost, a refusal.
 bool IsTrouble(const Event& event);
 

@@ -20,6 +20,7 @@ struct Command {
   int (*run)(const std::vector<std::string>& positional);
 };
 
+extern const Command kDoctorCommand;
 extern const Command kEventsCommand;
 extern const Command kPlanCommand;
 extern const Command kReportCommand;

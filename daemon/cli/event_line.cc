@@ -9,6 +9,7 @@ namespace ultraep {
 namespace {
 
 std::string Step(const Event& e) {
+  if (!LayerKnown(e)) return absl::StrFormat("step %d", e.sequence);
   return absl::StrFormat("step %d, layer %d, microbatch %d", e.sequence, e.layer, e.microbatch);
 }
 
@@ -26,6 +27,12 @@ std::string Why(const Event& e) {
   return "unknown reason";
 }
 
+std::string Rank(const Event& e) {
+  const std::string rank = absl::StrFormat("rank %d", e.rank);
+  return e.value ? rank + absl::StrFormat(", pid %d", e.value)
+                 : rank;  // 0: of another PID namespace
+}
+
 std::string About(const Event& e) {
   switch (EventKind(e.kind)) {
     case EventKind::kPlan:
@@ -36,25 +43,24 @@ std::string About(const Event& e) {
     case EventKind::kFallback:
       return Step(e) + ": " + Why(e);
     case EventKind::kJoined:
-      return absl::StrFormat("rank %d, pid %d", e.rank, e.value);
     case EventKind::kLeft:
-      return absl::StrFormat("rank %d, as it said", e.rank);
+      return Rank(e);
     case EventKind::kGone:
-      return absl::StrFormat("rank %d died or closed its connection", e.rank);
+      return Rank(e) + ": died, or closed its connection";
     case EventKind::kFenced:
-      return absl::StrFormat("rank %d has no heartbeat", e.rank);
+      return Rank(e) + ": no heartbeat";
     case EventKind::kOpened:
       return absl::StrFormat("all ranks are ready, planned from step %d on", e.sequence);
     case EventKind::kOver:
       return "main copies until all ranks are back";
     case EventKind::kFailed:
-      return "a rank could not follow a plan";
+      return "main copies until all ranks are back";
     case EventKind::kRefused:
       return absl::StrFormat("pid %d", e.value);
     case EventKind::kCreated:
       return absl::StrFormat("%s of shared memory", ShortBytes(e.value));
     case EventKind::kClosed:
-      return "the last rank is away";
+      return "no member is left";
   }
   return "";
 }

@@ -88,7 +88,7 @@ void Reconnect(DaemonConnection* connection, EventFeed* feed, const std::string&
 
 int RunEvents(const std::vector<std::string>& positional) {
   if (!positional.empty()) return Fail(kExitUsage, "unexpected argument '" + positional[0] + "'");
-  const bool follow = absl::GetFlag(FLAGS_follow);
+  const bool follow = !absl::GetFlag(FLAGS_no_follow);
   int64_t history = absl::GetFlag(FLAGS_history);
   if (history < -1)
     return Fail(kExitUsage, absl::StrFormat("--history is %d, must be -1 or more", history));
@@ -113,7 +113,7 @@ int RunEvents(const std::vector<std::string>& positional) {
 
 const Command kEventsCommand = {
     "events", "what happens: fallbacks, joins, losses, generations, refusals",
-    "socket json group verdicts history follow",
+    "socket json group verdicts history no_follow",
     "usage: ultraepctl events [--group NAME] [--verdicts] [--no-follow] [--history N] [--json]\n"
     "                         [--socket PATH]\n\n"
     "Prints the last ten events, then each new one until it is interrupted; also over restarts of\n"

@@ -27,7 +27,7 @@ ABSL_FLAG(bool, quiet, false, "print nothing, only exit");
 ABSL_FLAG(std::string, group, "", "only the group of this name");
 ABSL_FLAG(bool, verdicts, false, "also every planned step");
 ABSL_FLAG(int64_t, history, -1, "events of the time before, at least -1; -1: 10, or all");
-ABSL_FLAG(bool, follow, true, "go on with what happens");
+ABSL_FLAG(bool, no_follow, false, "end instead of going on with what happens");
 ABSL_FLAG(double, interval, 1.0, "seconds between two views, 0.1..3600");
 ABSL_FLAG(uint32_t, iterations, 0, "views after which to end, at most 2^32 - 1; 0: never");
 ABSL_FLAG(bool, once, false, "one view, then end");

@@ -24,7 +24,7 @@ ABSL_DECLARE_FLAG(bool, quiet);
 ABSL_DECLARE_FLAG(std::string, group);
 ABSL_DECLARE_FLAG(bool, verdicts);
 ABSL_DECLARE_FLAG(int64_t, history);
-ABSL_DECLARE_FLAG(bool, follow);
+ABSL_DECLARE_FLAG(bool, no_follow);
 ABSL_DECLARE_FLAG(double, interval);
 ABSL_DECLARE_FLAG(uint32_t, iterations);
 ABSL_DECLARE_FLAG(bool, once);

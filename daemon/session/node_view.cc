@@ -134,12 +134,12 @@ std::vector<Event> NodeView::LastVerdicts(bool fallbacks_only, size_t most) cons
     std::vector<StepVerdict> verdicts;
     ring.Read(&cursor, most, &verdicts);
     for (const StepVerdict& verdict : verdicts)
-      events.push_back(VerdictEvent(verdict, GetText(group.fixed.config.name)));
+      events.push_back(VerdictEvent(verdict, group.fixed.config));
   }
   return events;
 }
 
-Event VerdictEvent(const StepVerdict& verdict, const std::string& group) {
+Event VerdictEvent(const StepVerdict& verdict, const GroupConfig& group) {
   Event event;
   event.time_ns = verdict.time_ns;
   event.kind = uint16_t(verdict.kind);
@@ -152,7 +152,8 @@ Event VerdictEvent(const StepVerdict& verdict, const std::string& group) {
   event.tokens = verdict.certificate.total;
   event.replicas = verdict.replicas;
   event.latency_ns = verdict.solve_ns;
-  SetText(event.group, group);
+  if (verdict.kind == EventKind::kPlan) event.value = group.ranks;
+  SetText(event.group, GetText(group.name));
   return event;
 }
 

@@ -74,6 +74,6 @@ class NodeView {
 };
 
 // As an event of the group.
-Event VerdictEvent(const StepVerdict& verdict, const std::string& group);
+Event VerdictEvent(const StepVerdict& verdict, const GroupConfig& group);
 
 }  // namespace ultraep

@@ -62,7 +62,7 @@ void Operators::Follow(uid_t uid, const EventsRequest& request, OperatorState* s
     if (!Sees(uid, key)) continue;
     const auto& statistics = group->shared_statistics();
     const uint64_t begin = from_now ? RingOf(*statistics, request).pushed() : 0;
-    state->followed.try_emplace(statistics, OperatorState::Followed{key.name, begin});
+    state->followed.try_emplace(statistics, OperatorState::Followed{group->config(), begin});
   }
 }
 

@@ -19,7 +19,7 @@ struct OperatorState {
   bool follows = false;
   uint64_t log_cursor = 0;
   struct Followed {
-    std::string group;
+    GroupConfig group;
     uint64_t cursor = 0;
   };
   // A closed group stays until it is read to its end.

@@ -210,10 +210,10 @@ std::vector<std::string> EventLines(const TopScreen& screen, const TopStyle& sty
   for (size_t i = screen.events.size() - count; i < screen.events.size(); ++i) {
     const Event& e = screen.events[i].event;
     const std::string group = e.group[0] ? Printable(GetText(e.group)) : "-";
-    std::string line = absl::StrFormat("%s  %s  %s", IsoTime(e.time_ns).substr(11, 8),
-                                       Left(group, kNameMax), EventText(e));
-    if (const uint64_t times = screen.events[i].times; times > 1)
-      line += absl::StrFormat(" (%d in a row)", times);
+    const uint64_t times = screen.events[i].times;
+    const std::string line = absl::StrFormat(
+        "%s  %s  %s%s", IsoTime(e.time_ns).substr(11, 8), Left(group, kNameMax),
+        times > 1 ? absl::StrFormat("%d in a row, the last: ", times) : "", EventText(e));
     lines.push_back(
         Paint(Clip(line, style.width), IsTrouble(e) ? Color::kWarn : Color::kNone, style.colored));
   }

@@ -1,0 +1,92 @@
+#include <unistd.h>
+
+#include "tests/daemon/cli/doctor/made_machine.h"
+
+namespace ultraep {
+namespace {
+
+TEST_F(DoctorTest, KernelsByWhatTheyLack) {
+  Expect(CheckKernel, Level::kNote, "cannot be read", "");
+  Put("/proc/sys/kernel/osrelease", "4.18.0-553.el8.x86_64");
+  Expect(CheckKernel, Level::kFail, "F_SEAL_FUTURE_WRITE", "5.1");
+  Put("/proc/sys/kernel/osrelease", "5.2.1");
+  Expect(CheckKernel, Level::kWarn, "pidfd_open", "5.3");
+  Put("/proc/sys/kernel/osrelease", "6.1.0-18-amd64");
+  Expect(CheckKernel, Level::kNote, "SO_PEERPIDFD", "6.5");
+  Put("/proc/sys/kernel/osrelease", "6.12.1");
+  Expect(CheckKernel, Level::kOk, "6.12.1", "");
+}
+
+TEST_F(DoctorTest, ClockSources) {
+  const std::string file = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+  Expect(CheckClockSource, Level::kNote, "cannot be read", "");
+  Put(file, "hpet");
+  Expect(CheckClockSource, Level::kWarn, "hpet", "clocksource=tsc");
+  Put(file, "kvm-clock");
+  Expect(CheckClockSource, Level::kOk, "kvm-clock", "");
+}
+
+TEST_F(DoctorTest, TimeIsPlausibleAndSynchronised) {
+  Expect(CheckTime, Level::kOk, "synchronised", "");
+  machine_.clock_synchronized = false;
+  Expect(CheckTime, Level::kWarn, "not synchronised", "set-ntp");
+  machine_.unix_seconds = 1000;
+  Expect(CheckTime, Level::kWarn, "before 2025", "set-ntp");
+}
+
+TEST_F(DoctorTest, WithoutGpusItIsHostMemory) {
+  Put("/dev/null", "");
+  Put("/dev/nvidiactl", "");
+  Expect(CheckGpu, Level::kNote, "host memory only", "");
+}
+
+TEST_F(DoctorTest, ADriverWithoutDevices) {
+  Put("/proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159");
+  Expect(CheckGpu, Level::kWarn, "no /dev/nvidia0", "--gpus all");
+}
+
+TEST_F(DoctorTest, DevicesWithoutTheDriversLibraries) {
+  Put("/proc/driver/nvidia/version", "580");
+  Put("/dev/nvidia0", "");
+  Put("/dev/nvidia10", "");
+  libraries_ = "libcuda.so.1";
+  Expect(CheckGpu, Level::kWarn, "libnvidia-ml.so.1: none", "NVIDIA_DRIVER_CAPABILITIES");
+  libraries_ = "libcuda.so.1 libnvidia-ml.so.1";
+  Expect(CheckGpu, Level::kOk, "2 NVIDIA devices", "");
+}
+
+TEST_F(DoctorTest, DevicesOfOthers) {
+  Put("/dev/nvidia0", "");
+  libraries_ = "libcuda.so.1 libnvidia-ml.so.1";
+  std::filesystem::permissions(machine_.root + "/dev/nvidia0", std::filesystem::perms(0600));
+  if (geteuid() == 0) {
+    ASSERT_EQ(seteuid(65534), 0);
+    Expect(CheckGpu, Level::kWarn, "/dev/nvidia0 may not be used", "group");
+    ASSERT_EQ(seteuid(0), 0);
+  } else {
+    std::filesystem::permissions(machine_.root + "/dev/nvidia0", std::filesystem::perms(0400));
+    Expect(CheckGpu, Level::kWarn, "/dev/nvidia0 may not be used", "group");
+  }
+}
+
+TEST_F(DoctorTest, NcclIsNoMust) {
+  Expect(CheckNccl, Level::kNote, "none", "");
+  libraries_ = "libnccl.so.2";
+  Expect(CheckNccl, Level::kOk, "libnccl", "");
+}
+
+// What the real ones are is the machine's affair; that they say something is ours.
+TEST(ThisMachineTest, EveryCheckHasAFindingHere) {
+  const Machine machine = ThisMachine();
+  DaemonAnswer answer;
+  answer.path = "/nowhere/socket";
+  answer.error = "no daemon";
+  for (const Check& check : AllChecks())
+    EXPECT_FALSE(check.run({machine, answer, 0}).empty()) << check.name;
+  EXPECT_GT(machine.unix_seconds, 1735689600);
+  EXPECT_EQ(machine.load("libc.so.6"), "");
+  EXPECT_NE(machine.load("libnothing.so.7"), "");
+}
+
+}  // namespace
+}  // namespace ultraep
