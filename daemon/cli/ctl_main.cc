@@ -12,9 +12,10 @@ namespace {
 
 using ultraep::Command;
 
-const Command* const kCommands[] = {
-    &ultraep::kStatusCommand, &ultraep::kTopCommand,   &ultraep::kEventsCommand,
-    &ultraep::kDoctorCommand, &ultraep::kTraceCommand, &ultraep::kPlanCommand};
+const Command* const kCommands[] = {&ultraep::kStatusCommand, &ultraep::kTopCommand,
+                                    &ultraep::kEventsCommand, &ultraep::kDoctorCommand,
+                                    &ultraep::kTraceCommand,  &ultraep::kReportCommand,
+                                    &ultraep::kPlanCommand};
 
 void PrintList(FILE* out) {
   std::fprintf(out, "usage: ultraepctl COMMAND [flags]\n\ncommands:\n");

@@ -43,7 +43,7 @@ function short(value) {
     if (Math.abs(value) >= size) return (value / (unit === 'k' ? 1e3 : size)).toPrecision(3) + ' ' + unit;
   return value >= 100 || Number.isInteger(value) ? Math.round(value).toLocaleString('en') : value.toPrecision(2);
 }
-const count = (value) => value.toLocaleString('en');
+const count = (value) => (value === null ? '\u2013' : value.toLocaleString('en'));
 const ratio = (value) => (value === null ? '\u2013' : value.toFixed(3));
 const percent = (value) => (value === null ? '\u2013' : (100 * value).toFixed(value < 0.1 ? 1 : 0) + ' %');
 function time(ns) {
@@ -184,12 +184,13 @@ function drawLines(f, history) {
 function drawRanks(f, group, lease) {
   const states = {};
   for (const state of group.members) states[state] = (states[state] || 0) + 1;
-  const key = group.members.join();
+  const key = group.gate + group.members.join();
   if (f.ranks.dataset.key !== key) {
     f.ranks.dataset.key = key;
     f.ranks.replaceChildren(...group.members.map((state, rank) =>
       el('i', {class: state, title: `rank ${rank}: ${state}`})),
-      el('span', {}, Object.entries(states).map(([state, n]) => `${n} ${state}`).join(', ')));
+      el('span', {}, Object.entries(states).map(([state, n]) => `${n} ${state}`).join(', ') +
+        (group.gate === 'open' ? '' : ': main copies until all are ready')));
   }
   const age = group.heartbeat_age_seconds;
   set(f.heartbeat, `${age.toFixed(1)} of ${lease.toFixed(1)} s`);
@@ -221,7 +222,7 @@ function drawGroup(entry, group, json) {
   set(f.gate, gate);
   set(f.name, group.name);
   set(f.shape, `${group.ranks} ranks, ${group.experts} experts, ${group.layers} layers, ${group.slots} ` +
-    `slots per rank, ${group.training ? 'training' : 'serving'}, uid ${group.uid}, ${bytes(group.memory_bytes)}`);
+    `slot${group.slots === 1 ? '' : 's'} per rank, ${group.training ? 'training' : 'serving'}, uid ${group.uid}, ${bytes(group.memory_bytes)}`);
   set(f.window, 'Imbalance, fullest rank / mean, ' + (idle
     ? (recent ? `since its start; no step in the last ${recent.seconds.toFixed(0)} s` : 'since its start')
     : `last ${recent.seconds.toFixed(0)} s`));
@@ -341,7 +342,7 @@ function drawDaemon(json) {
     'connections': `${count(d.connections)} of ${count(d.max_connections)}`,
     'refused': refused.join(', ') || 'none',
     'lease': d.lease_seconds + ' s',
-    'planner spins': d.spin_us ? d.spin_us + ' \u00b5s' : 'no: fewer CPUs than ranks, or set so',
+    'planner spins': d.spin_us ? d.spin_us + ' \u00b5s' : 'no',
     'recordings': count(d.traces) + (d.trace_dropped ? `, ${count(d.trace_dropped)} steps missed` : ''),
     'events missed by readers': count(d.events_dropped),
     'cost of a token': d.cost_token_ns ? d.cost_token_ns + ' ns' : 'not set (--cost_token_ns)',

@@ -23,8 +23,12 @@ Json VerdictJson(const Event& event) {
                {"unix_seconds", double(event.time_ns) / 1e9},
                {"verdict", event.kind == uint16_t(EventKind::kPlan) ? "plan" : "fallback"},
                {"step", event.sequence},
-               {"layer", event.layer},
-               {"microbatch", event.microbatch}};
+               {"layer", nullptr},  // null, as microbatch: no row was seen
+               {"microbatch", nullptr}};
+  if (event.layer != UINT32_MAX) {
+    json["layer"] = event.layer;
+    json["microbatch"] = event.microbatch;
+  }
   if (event.kind == uint16_t(EventKind::kFallback)) {
     json["reason"] = ReasonName(event.reason);
     return json;

@@ -41,6 +41,7 @@ void Summarizer::Add(const StepRow& row) {
     ++sum_.fallback_by_reason[row.reason >= 0 && row.reason < 4 ? row.reason : 0];
   }
   sum_.tokens += uint64_t(row.tokens);
+  sum_.peak_before += uint64_t(row.peak_before);
   sum_.avoided += uint64_t(row.peak_before - row.peak);
   sum_.replicas += uint64_t(row.replicas);
   sum_.most_replicas = std::max(sum_.most_replicas, uint64_t(row.replicas));

@@ -18,7 +18,8 @@ struct Summary {
   uint64_t steps = 0, planned = 0, fallback = 0, unplanned = 0;
   uint64_t fallback_by_reason[4] = {};  // FallbackReason
   uint64_t tokens = 0;
-  uint64_t avoided = 0;  // sum of peak before minus peak after
+  uint64_t peak_before = 0;  // sum
+  uint64_t avoided = 0;      // sum of peak before minus peak after
   uint64_t replicas = 0;
   uint64_t most_replicas = 0;  // of one step
   int64_t first_ns = 0, last_ns = 0;
@@ -37,7 +38,7 @@ class Summarizer {
   Summary Finish();
 
  private:
-  const uint32_t ranks_;
+  uint32_t ranks_;
   Summary sum_;
   std::vector<float> before_, after_, floor_, solve_us_;
   double gap_sum_ = 0;

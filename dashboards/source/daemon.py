@@ -1,8 +1,11 @@
 """The daemons' own health."""
 
+import functools
+
 from panels import (GREEN, RED, YELLOW, dashboard, lines, on_off, query, row, stat, steps, table)
 
 WHERE = "{{instance}}"
+third = functools.partial(lines, width=8)
 
 
 def state():
@@ -56,29 +59,29 @@ def process():
               """Open descriptors / most. A rank costs up to six. Good: below 80 %. At 100 % callers
               are turned away as refusals of kind system; raise LimitNOFILE. Runbook:
               deploy/runbook.md, UltraepRefusals.""", decimals=1),
-        lines("Starts", "none",
-              [query("changes(process_start_time_seconds{NODE}[RATE])", WHERE)],
-              """Starts of the daemon that came within a window. Good: yours only. Others: crashes,
-              or the watchdog, which ends a daemon that makes no progress. Runbook:
-              deploy/runbook.md, UltraepRestarts.""", bars=True, decimals=0))
+        lines("Time since the start", "s",
+              [query("time() - process_start_time_seconds{NODE}", WHERE)],
+              """How long the daemon runs. Good: rises all the time. A fall is a start: yours, or
+              after a crash, or by the watchdog, which ends a daemon that makes no progress.
+              Runbook: deploy/runbook.md, UltraepRestarts.""", decimals=0))
 
 
 def limits():
     limit = "(ultraep_memory_limit_bytes{NODE} > 0)"
     return row(
         "Limits",
-        lines("Connections", "none",
+        third("Connections", "none",
               [query("ultraep_connections{NODE}", f"{WHERE} open"),
                query("ultraep_connections_limit{NODE}", f"{WHERE} limit")],
               """Ranks and operators, one connection each. Good: below the limit
               (--max_connections). Runbook: deploy/runbook.md, UltraepConnectionsNearLimit."""),
-        lines("Shared memory of all groups", "bytes",
+        third("Shared memory of all groups", "bytes",
               [query("ultraep_memory_bytes{NODE}", f"{WHERE} used"),
                query(limit, f"{WHERE} limit")],
               """Good: below the limit. There is a line for it only when --memory_limit_mib is set;
               else the daemon takes at most 80 % of what the machine has left. Runbook:
               deploy/runbook.md, UltraepMemoryNearLimit."""),
-        lines("Refusals by kind", "none",
+        third("Refusals by kind", "none",
               [query("sum by (instance, kind) (increase(ultraep_refusals_total{NODE}[RATE]))",
                      f"{WHERE} {{{{kind}}}}")],
               """Connections and joins that were refused. Good: none. limit: connections, groups or
@@ -92,16 +95,16 @@ def limits():
 def watching():
     return row(
         "Being watched",
-        lines("Dropped", "none",
+        third("Dropped", "none",
               [query("sum by (instance, queue) (increase(ultraep_dropped_total{NODE}[RATE]))",
                      f"{WHERE} {{{{queue}}}}")],
               """trace: steps that a recording missed. events: what a reader missed. Both only for
               the one who watches; the planner never waits. Good: none. Runbook: deploy/runbook.md,
               UltraepDrops.""", bars=True, decimals=0),
-        lines("Recordings", "none", [query("ultraep_traces{NODE}", WHERE)],
+        third("Recordings", "none", [query("ultraep_traces{NODE}", WHERE)],
               """Recordings under way (`ultraepctl trace record`). Good: 0 unless somebody records
               now; a forgotten one fills a disk.""", decimals=0),
-        lines("Scrapes", "ops", [query("rate(ultraep_scrapes_total{NODE}[RATE])", WHERE)],
+        third("Scrapes", "ops", [query("rate(ultraep_scrapes_total{NODE}[RATE])", WHERE)],
               """Scrapes answered per second by everybody. Good: 1 / scrape_interval for each
               Prometheus. Much more: somebody else scrapes."""))
 

@@ -1,10 +1,13 @@
 """One EP group: its balance, replicas, verdicts and members."""
 
+import functools
+
 from panels import RED, dashboard, heatmap, lines, on_off, query, row
 
 BY = "sum by (instance, group) "
 PLANNED = f'({BY}(rate(ultraep_steps_total{{GROUP,verdict="plan"}}[RATE])) > 0)'
 WHERE = "{{instance}} {{group}}"
+third = functools.partial(lines, width=8)
 DETAIL = "Empty unless the daemon runs with --metrics_detail_series."
 
 
@@ -81,7 +84,7 @@ def layers():
 def replicas():
     return row(
         "Replicas",
-        lines("Replicas per step and slots", "none",
+        third("Replicas per step and slots", "none",
               [query(f"{BY}(rate(ultraep_replicas_total{{GROUP}}[RATE])) / {PLANNED}",
                      f"{WHERE} replicas, mean of a window"),
                query("ultraep_replicas{GROUP}", f"{WHERE} replicas, last plan"),
@@ -89,13 +92,13 @@ def replicas():
               """Replicas are redundant slots in use. Good: well below the slots, with an imbalance
               after near 1. At the slots: more of them would balance better, and cost the memory of
               an expert each. Runbook: deploy/runbook.md, UltraepImbalanceHigh.""", decimals=1),
-        lines("Weights and gradients of experts", "ops",
+        third("Weights and gradients of experts", "ops",
               [query("sum by (instance, group, kind) (rate(ultraep_transfers_total{GROUP}[RATE]))",
                      f"{WHERE} {{{{kind}}}}")],
               """Experts' weights sent into slots, and replicas' gradients added to the main ones,
               per second. With training weights travel twice a step: forward, and restored for the
               backward. What they cost: the performance dashboard.""", decimals=1),
-        lines("Shared memory of the group", "bytes",
+        third("Shared memory of the group", "bytes",
               [query("ultraep_group_memory_bytes{GROUP}", WHERE)],
               """Boards and slots of the present generation; while a group changes generations it
               holds two. Near the daemon's limit new groups are refused. Runbook: deploy/runbook.md,
@@ -138,14 +141,14 @@ def members():
         on_off("Open", [query("ultraep_group_open{GROUP}", WHERE)],
                """Open: steps are planned. Not open: a member is missing and the ranks use main
                copies. Good: open but for the seconds of a restart. Runbook: deploy/runbook.md,
-               UltraepGroupNotOpen.""", on="open", off="main copies"),
-        lines("Ranks by state", "none",
+               UltraepGroupNotOpen.""", on="open", off="main copies", width=8, height=8),
+        third("Ranks by state", "none",
               [query("sum by (instance, group, state) (ultraep_ranks{GROUP})",
                      f"{WHERE} {{{{state}}}}")],
               """Good: all ready. absent: never came. joined: maps its memory. left, gone, fenced:
               was here; the job has to start it again. Which ranks: `ultraepctl status`. Runbook:
-              deploy/runbook.md, UltraepGroupNotOpen.""", stacked=True, height=6),
-        lines("Oldest heartbeat and lease", "s",
+              deploy/runbook.md, UltraepGroupNotOpen.""", stacked=True),
+        third("Oldest heartbeat and lease", "s",
               [query("ultraep_heartbeat_age_seconds{GROUP}", WHERE),
                query("max by (instance) (ultraep_lease_seconds{NODE})", "{{instance}} lease")],
               """Age of the oldest heartbeat of a member. Good: far below the lease. At the lease

@@ -151,7 +151,8 @@ def over_time():
                      "{{verdict}}")],
               """Steps as the ranks resolved them, one per rank and step. Good: all plan. fallback:
               see the reasons in the group dashboard. declined: daemon or a member was missing;
-              counted when the group is open again. failed: a rank could not follow a plan, which
+              counted when the group is open again, often with a daemon's first scrape, which only
+              Steps planned above can see. failed: a rank could not follow a plan, which
               its job sees as a failed collective. Runbook: deploy/runbook.md,
               UltraepStepsFailed.""", stacked=True,
               overrides=[colour("plan", GREEN), colour("fallback", YELLOW),

@@ -36,14 +36,13 @@ def steps(*colours):
 
 
 def override(name, **properties):
-    """For the series of that name; `custom_x` is the property custom.x."""
+    """For the series of that name."""
     return {"matcher": {"id": "byName", "options": name},
-            "properties": [{"id": key.replace("custom_", "custom."), "value": value}
-                           for key, value in properties.items()]}
+            "properties": [{"id": key, "value": value} for key, value in properties.items()]}
 
 
-def colour(name, fixed, **properties):
-    return override(name, color={"mode": "fixed", "fixedColor": fixed}, **properties)
+def colour(name, fixed):
+    return override(name, color={"mode": "fixed", "fixedColor": fixed})
 
 
 class Panel:
@@ -62,37 +61,34 @@ class Panel:
             **({"transformations": list(transformations)} if transformations else {})}
 
 
-def stat(title, unit, queries, about, *, width=4, thresholds=None, empty="no data", mappings=(),
-         graph=False, **more):
-    defaults = {"noValue": empty, "mappings": list(mappings),
-                "color": {"mode": "thresholds"}, "thresholds": thresholds or steps("text")}
+def stat(title, unit, queries, about, *, width=4, thresholds=None, empty="no data", graph=False,
+         **more):
+    defaults = {"noValue": empty, "color": {"mode": "thresholds"},
+                "thresholds": thresholds or steps("text")}
     options = {"reduceOptions": {"values": False, "calcs": ["lastNotNull"], "fields": ""},
                "orientation": "auto", "textMode": "auto", "colorMode": "value",
                "graphMode": "area" if graph else "none", "justifyMode": "auto"}
     return Panel("stat", title, unit, queries, about, width, 4, options, defaults=defaults, **more)
 
 
-def lines(title, unit, queries, about, *, width=12, height=8, stacked=False, least=0, log=False,
-          limit=None, bars=False, **more):
-    """limit: thresholds to draw, such as a lease."""
+def lines(title, unit, queries, about, *, width=12, stacked=False, least=0, log=False, bars=False,
+          **more):
+    """least: where the axis begins, None: below the values."""
     custom = {"drawStyle": "bars" if bars else "line", "lineWidth": 1, "showPoints": "never",
               "fillOpacity": 60 if bars else 25 if stacked else 5, "spanNulls": False,
               "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
-              "scaleDistribution": {"type": "log", "log": 10} if log else {"type": "linear"},
-              "thresholdsStyle": {"mode": "line" if limit else "off"}}
+              "scaleDistribution": {"type": "log", "log": 10} if log else {"type": "linear"}}
     defaults = {"color": {"mode": "palette-classic"}}
     if least is not None and not log:
         defaults["min"] = least
-    if limit:
-        defaults["thresholds"] = limit
     options = {"legend": {"displayMode": "table", "placement": "bottom", "showLegend": True,
                           "calcs": ["mean", "max", "lastNotNull"]},
                "tooltip": {"mode": "multi", "sort": "desc"}}
-    return Panel("timeseries", title, unit, queries, about, width, height, options,
-                 defaults=defaults, custom=custom, **more)
+    return Panel("timeseries", title, unit, queries, about, width, 8, options, defaults=defaults,
+                 custom=custom, **more)
 
 
-def heatmap(title, unit, queries, about, *, width=12, height=8, cells=None, **more):
+def heatmap(title, unit, queries, about, *, cells=None):
     """Of a histogram's buckets in seconds, or of one series per line with `cells`: the values of
     the palest and the darkest colour."""
     scale = {"scheme": "Oranges", "scale": "exponential", "exponent": 0.5}
@@ -108,10 +104,10 @@ def heatmap(title, unit, queries, about, *, width=12, height=8, cells=None, **mo
         "yAxis": {"axisPlacement": "left", "reverse": False,
                   **({} if cells else {"unit": "s"})},
         "cellValues": {"unit": unit}}
-    return Panel("heatmap", title, unit, queries, about, width, height, options, **more)
+    return Panel("heatmap", title, unit, queries, about, 12, 8, options)
 
 
-def on_off(title, queries, about, *, on, off, width=12, height=6):
+def on_off(title, queries, about, *, on, off, width, height):
     values = {"1": {"text": on, "color": GREEN}, "0": {"text": off, "color": RED}}
     return Panel("state-timeline", title, "none", queries, about, width, height,
                  {"mergeValues": True, "showValue": "auto", "alignValue": "left", "rowHeight": 0.8,
@@ -122,20 +118,20 @@ def on_off(title, queries, about, *, on, off, width=12, height=6):
                  custom={"lineWidth": 0, "fillOpacity": 70})
 
 
-def table(title, columns, about, *, by, width=24, height=7):
+def table(title, columns, about, *, by, height=7):
     """columns: (name, unit, decimals, expression); a line for each value of the labels `by`."""
-    hidden = {"Time": True, **{f"Time {i + 1}": True for i in range(len(columns))}}
     names = {f"Value #{chr(ord('A') + i)}": name for i, (name, *_) in enumerate(columns)}
     order = {name: i for i, name in enumerate([*by, *names])}
     return Panel("table", title, "none", [now(text, format="table") for *_, text in columns], about,
-                 width, height, {"showHeader": True, "cellHeight": "sm"},
+                 COLUMNS, height, {"showHeader": True, "cellHeight": "sm"},
                  custom={"align": "auto", "filterable": False},
                  overrides=[override(name, unit=unit, decimals=decimals)
                             for name, unit, decimals, _ in columns],
                  transformations=[
                      {"id": "merge", "options": {}},
-                     {"id": "organize", "options": {"excludeByName": hidden, "indexByName": order,
-                                                    "renameByName": names}}])
+                     {"id": "organize", "options": {
+                         "excludeByName": {"Time": True}, "indexByName": order,
+                         "renameByName": names}}])
 
 
 def row(title, *panels):

@@ -113,7 +113,8 @@ def daemon_for(options: argparse.Namespace, directory: str) -> Iterator[None]:
                  "daemon with --socket")
     options.socket = os.path.join(directory, "ultraepd.sock")
     with open(os.path.join(directory, "ultraepd.log"), "w+b") as log:
-        process = subprocess.Popen([program, "--socket", options.socket], stderr=log)
+        process = subprocess.Popen(
+            [program, "--socket", options.socket, "--metrics_listen", "off"], stderr=log)
         try:
             for _ in range(200):
                 if os.path.exists(options.socket) or process.poll() is not None:

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_format.h"
 #include "daemon/planner/baselines/baseline.h"
+#include "daemon/planner/baselines/placement.h"
 #include "daemon/planner/solve_plan.h"
 #include "nlohmann/json.hpp"
 #include "tests/bench/bench.h"
@@ -27,32 +28,17 @@ struct Row {
 };
 
 // Adds what one placement comes to. `bound` is the same for all planners: the best one proven.
-void Add(const PlanShape& shape, const std::vector<Instance>& instances, uint64_t bound, Row* row) {
-  std::vector<uint64_t> tokens(shape.ranks, 0);
-  std::vector<uint32_t> received(shape.ranks, 0), sent(shape.ranks, 0),
-      experts_sent(shape.ranks, 0), copies(shape.experts, 0);
-  uint64_t total = 0;
-  uint32_t replicas = 0;
-  for (const Instance& i : instances) {
-    tokens[i.rank] += i.tokens;
-    total += i.tokens;
-    const uint32_t home = shape.home(i.expert);
-    if (i.rank == home) continue;
-    ++replicas;
-    ++received[i.rank];
-    ++sent[home];
-    if (copies[i.expert]++ == 0) ++experts_sent[home];
-  }
-  auto most = [](const auto& v) { return *std::max_element(v.begin(), v.end()); };
-  const uint64_t peak = most(tokens);
-  const double after = Imbalance(peak, total, shape.ranks);
+void Add(const PlanShape& shape, const std::vector<Instance>& instances, uint64_t total,
+         uint64_t bound, Row* row) {
+  const planner::PlacementFigures figures = planner::FiguresOf(shape, instances);
+  const double after = Imbalance(figures.peak, total, shape.ranks);
   row->after += after;
   row->worst = std::max(row->worst, after);
-  row->replicas += replicas;
-  row->most_of_expert += most(copies);
-  row->transfer += std::max(most(received), most(experts_sent));
-  row->direct += std::max(most(received), most(sent));
-  row->gap += bound ? double(peak) / double(bound) - 1 : 0;
+  row->replicas += figures.replicas;
+  row->most_of_expert += figures.most_of_expert;
+  row->transfer += figures.transfer;
+  row->direct += figures.direct;
+  row->gap += bound ? double(figures.peak) / double(bound) - 1 : 0;
 }
 
 template <class Solve>
@@ -88,13 +74,10 @@ uint64_t RunOurs(const Workload& w, LoadView load, PlanWorkspace* workspace, Row
   Time(
       w.repeats, [&] { SolvePlan(w.shape, load, options, workspace, &plan); }, row);
   planner::Problem problem;
-  problem.Load(w.shape, load, options);
-  std::vector<planner::Piece> pieces;
-  for (const Replica& r : plan.replicas) pieces.push_back({r.expert, r.rank, r.tokens});
   std::vector<Instance> instances;
-  planner::AddInstances(problem, {0, w.shape.ranks}, pieces, &instances);
+  planner::AddPlan(w.shape, load, plan.replicas, &problem, &instances);
   Check(w.shape, load, *row, instances);
-  Add(w.shape, instances, plan.certificate.lower_bound, row);
+  Add(w.shape, instances, plan.certificate.total, plan.certificate.lower_bound, row);
   return plan.certificate.lower_bound;
 }
 
@@ -102,17 +85,10 @@ void RunBaseline(const Workload& w, LoadView load, const Baseline& baseline, uin
                  Row* row) {
   planner::Problem problem;
   std::vector<Instance> instances;
-  auto solve = [&] {
-    problem.Load(w.shape, load, {});
-    instances.clear();
-    for (uint32_t d = 0; d < problem.domains(); ++d) {
-      problem.SortExperts(problem.domain(d));
-      baseline.solve(problem, problem.domain(d), &instances);
-    }
-  };
-  Time(w.repeats, solve, row);
+  Time(
+      w.repeats, [&] { planner::Place(baseline, w.shape, load, &problem, &instances); }, row);
   Check(w.shape, load, *row, instances);
-  Add(w.shape, instances, bound, row);
+  Add(w.shape, instances, problem.total, bound, row);
 }
 
 double Percentile(std::vector<double>* values, double part) {

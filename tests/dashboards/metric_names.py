@@ -49,8 +49,7 @@ def metric_of(name):
 
 
 def uses(text):
-    text = re.sub(r"#.*", "", text)
-    for found in re.finditer(r"(?<![\w:\"])((?:ultraep_|process_)\w+|up(?=\{|\b *=))(?![\w:(])"
+    for found in re.finditer(r"(?<![\w:\"])((?:ultraep_|process_)\w+|up(?=\{))(?![\w:(])"
                              r"\s*(\{[^}]*\})?\s*(?:\[([^\]]*)\])?", text):
         before = re.search(r"(\w+)\(\s*$", text[:found.start()])
         yield Use(found[1], metric_of(found[1]), before[1] if before else "", found[2] or "",

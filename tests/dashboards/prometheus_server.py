@@ -14,6 +14,8 @@ import yaml
 
 from processes import wait_until
 
+# In a directory of its own; Debian's default would be one for all.
+COMMAND = "prometheus --config.file=prometheus.yml --storage.tsdb.path=data --web.listen-address="
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -32,18 +34,17 @@ class Prometheus:
 
     def __init__(self, target, rules):
         self.directory = tempfile.mkdtemp(prefix="ultraep-test-")
-        config = os.path.join(self.directory, "prometheus.yml")
-        with open(config, "w") as file:
+        with open(os.path.join(self.directory, "prometheus.yml"), "w") as file:
             yaml.safe_dump({
                 "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
                 "rule_files": [str(rules)],
                 "scrape_configs": [{"job_name": "ultraep",
                                     "static_configs": [{"targets": [target]}]}]}, file)
-        self.url = f"http://127.0.0.1:{free_port()}"
+        address = f"127.0.0.1:{free_port()}"
+        self.url = f"http://{address}"
         self.log = open(os.path.join(self.directory, "log"), "w+")
-        self.process = subprocess.Popen(
-            ["prometheus", f"--config.file={config}", "--web.listen-address=" + self.url[7:],
-             f"--storage.tsdb.path={self.directory}/data"], stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen((COMMAND + address).split(), cwd=self.directory,
+                                        stdout=self.log, stderr=self.log)
         try:
             wait_until(self.answers, 60, "Prometheus is ready")
         except BaseException:

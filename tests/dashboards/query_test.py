@@ -61,8 +61,8 @@ class QueryTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.daemon = Daemon(
-            BIN, "--metrics_listen", "127.0.0.1:0", "--metrics_detail_series", "100",
-            "--cost_token_ns", "1000", "--memory_limit_mib", "1000")
+            BIN, "--metrics_detail_series", "100", "--cost_token_ns", "1000",
+            "--memory_limit_mib", "1000")
         cls.addClassCleanup(cls.daemon.close)
         replay = Replay(cls.daemon, "--ranks", "4", "--experts", "16", "--tokens", "64", "--train",
                         "--forever")

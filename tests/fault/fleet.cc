@@ -95,7 +95,7 @@ void Fleet::StartDaemon(const std::string& kill_at) {
     else
       setenv("ULTRAEP_KILL_AT", kill_at.c_str(), 1);
     execl(daemon_path_.c_str(), "ultraepd", at.c_str(), lease.c_str(), latency.c_str(),
-          "--log_level=error", nullptr);
+          "--log_level=error", "--metrics_listen=off", nullptr);
     _exit(127);
   }
   daemon_ = {pid, !kill_at.empty(), false};

@@ -13,6 +13,8 @@ import time
 from processes import wait_until
 
 ANSWER_SECONDS = 60
+COMMAND = "chromium --headless --no-sandbox --disable-gpu --no-first-run --hide-scrollbars \
+           --disable-dev-shm-usage --remote-debugging-pipe --user-data-dir="
 
 
 class Browser:
@@ -27,9 +29,7 @@ class Browser:
             os.dup2(high[1], 4)
 
         self.process = subprocess.Popen(
-            ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-             "--disable-dev-shm-usage", f"--user-data-dir={self.profile}", "--hide-scrollbars",
-             "--remote-debugging-pipe"], preexec_fn=as_3_and_4, close_fds=False,
+            (COMMAND + self.profile).split(), preexec_fn=as_3_and_4, close_fds=False,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(to_browser)
         os.close(from_browser)

@@ -43,7 +43,6 @@ ANY_VALUE = {"seed": "every number is as good as another"}
 # program --flag -> why no help names it
 UNDOCUMENTED = {
     "deploy/quickstart --supervise": "it calls itself with it, for --keep",
-    "ultraepd --version": "should stand in its usage",
 }
 # what tests pass in order to be refused
 WRONG_FLAGS = {"nonsense", "slot"}

@@ -32,8 +32,8 @@ struct Trace {
   uint64_t max_row() const;
 };
 
-// .npy with shape [steps, layers, ranks, experts] of uint32, int32 or int64. Empty text when read,
-// else what is wrong with the file.
+// .npy with shape [steps, layers, ranks, experts] or, with one layer, [steps, ranks, experts] of
+// uint32, int32 or int64; of a directory its loads.npy. Empty text when read, else what is wrong.
 std::string ReadTrace(const std::string& path, Trace* trace);
 
 // Relative popularity of each expert, one row per layer; every row's mean is 1.

@@ -29,8 +29,8 @@ ABSL_FLAG(uint32_t, ffn, 32, "inner width of an expert in floats, 1..65536; time
 ABSL_FLAG(uint32_t, window, 4, "steps a rank may have open at once, 1..64");
 ABSL_FLAG(uint64_t, seed, 1, "all random numbers follow from it");
 ABSL_FLAG(std::string, trace, "",
-          "replay the loads of this .npy file: [steps, layers, ranks, experts] tokens of type "
-          "uint32, int32 or int64");
+          "replay the loads of this .npy file, [steps, layers, ranks, experts] or [steps, ranks, "
+          "experts] tokens of type uint32, int32 or int64, or of this recording");
 ABSL_FLAG(std::string, profile, ULTRAEP_REPLAY_PROFILE,
           "expert popularities: one line per layer, one positive number per expert");
 ABSL_FLAG(std::string, socket, "",

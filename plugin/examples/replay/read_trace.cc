@@ -1,4 +1,7 @@
 // The recorded trace: read and checked before any rank process exists.
+#include <filesystem>
+#include <system_error>
+
 #include "plugin/examples/replay/loads.h"
 #include "protocol/limits.h"
 #include "protocol/load.h"
@@ -15,9 +18,10 @@ std::string ShapeText(const std::vector<uint64_t>& shape) {
 }
 
 std::string CheckTraceShape(const std::vector<uint64_t>& shape) {
-  if (shape.size() != 4)
+  if (shape.size() != 3 && shape.size() != 4)
     return "the array has " + std::to_string(shape.size()) + " dimensions, shape " +
-           ShapeText(shape) + "; needed are 4, [steps, layers, ranks, experts]";
+           ShapeText(shape) +
+           "; needed are 4, [steps, layers, ranks, experts], or 3, [steps, ranks, experts]";
   for (const uint64_t n : shape) {
     if (n == 0 || n > UINT32_MAX)
       return "shape is " + ShapeText(shape) + ", every dimension must be 1.." +
@@ -28,8 +32,8 @@ std::string CheckTraceShape(const std::vector<uint64_t>& shape) {
 
 // Which cell, as an index in the array.
 std::string CellText(const std::vector<uint64_t>& shape, uint64_t at) {
-  std::vector<uint64_t> index(4);
-  for (int d = 3; d >= 0; --d) {
+  std::vector<uint64_t> index(shape.size());
+  for (size_t d = shape.size(); d-- > 0;) {
     index[d] = at % shape[d];
     at /= shape[d];
   }
@@ -56,17 +60,21 @@ std::string ReadCells(const NpyArray& array, Trace* trace) {
 
 }  // namespace
 
-std::string ReadTrace(const std::string& path, Trace* trace) {
+std::string ReadTrace(const std::string& given, Trace* trace) {
+  std::error_code none;
+  const std::string path =
+      std::filesystem::is_directory(given, none) ? given + "/loads.npy" : given;
   std::string bytes;
   NpyArray array;
   std::string wrong = ReadNpyFile(path, &bytes);
   if (wrong.empty()) wrong = ParseNpy(bytes, &array);
   if (wrong.empty()) wrong = CheckTraceShape(array.shape);
   if (!wrong.empty()) return path + ": " + wrong;
+  const size_t last = array.shape.size() - 1;
   trace->steps = static_cast<uint32_t>(array.shape[0]);
-  trace->layers = static_cast<uint32_t>(array.shape[1]);
-  trace->ranks = static_cast<uint32_t>(array.shape[2]);
-  trace->experts = static_cast<uint32_t>(array.shape[3]);
+  trace->layers = last == 3 ? static_cast<uint32_t>(array.shape[1]) : 1;
+  trace->ranks = static_cast<uint32_t>(array.shape[last - 1]);
+  trace->experts = static_cast<uint32_t>(array.shape[last]);
   wrong = ReadCells(array, trace);
   return wrong.empty() ? "" : path + ": " + wrong;
 }

@@ -61,7 +61,7 @@ class StatusTest(unittest.TestCase):
         self.assertEqual(replay.finish(60)[0], 0)
 
     def test_quiet_tells_by_its_exit_whether_all_groups_are_planned(self):
-        daemon = Daemon(BIN, "--lease_ms", "500")
+        daemon = Daemon(BIN, "--lease_ms", "1000")
         self.addCleanup(daemon.close)
 
         def quiet():
@@ -70,10 +70,11 @@ class StatusTest(unittest.TestCase):
             return done.returncode
 
         self.assertEqual(quiet(), 0)
-        replay = Replay(daemon, "--ranks", "2", "--experts", "8", "--tokens", "64", "--forever")
+        replay = Replay(daemon, "--ranks", "2", "--experts", "8", "--tokens", "64", "--forever",
+                        "--respawn")
         self.addCleanup(replay.close)
         wait_until(lambda: daemon.planned() > 5, 60, "steps are planned")
-        self.assertEqual(quiet(), 0)
+        wait_until(lambda: quiet() == 0, 30, "all ranks are ready")
         victim = replay.ranks()[0]
         os.kill(victim, signal.SIGSTOP)
         try:

@@ -103,7 +103,7 @@ class LimitsTest(unittest.TestCase):
     def start_with(self, listener, path, **popen):
         """As systemd does: the socket is descriptor 3, the environment says so."""
         fd = listener.fileno()
-        shell = f'exec 3<&{fd}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$0" --socket "$1"'
+        shell = f'exec 3<&{fd}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$0" --socket "$1" --metrics_listen off'
         return subprocess.Popen(["sh", "-c", shell, os.path.join(BIN, "ultraepd"), path],
                                 pass_fds=[fd], **popen)
 

@@ -59,6 +59,33 @@ TEST(NodeViewTest, OldNamesAreForgottenButNotTheirSum) {
   EXPECT_EQ(node.closed_sum.counters.steps_planned, kMore);
 }
 
+TEST(NodeViewTest, ClosedGroupsOfDifferentSizesAreSummedApart) {
+  NodeView view;
+  for (const uint32_t ranks : {2, 4, 2}) {
+    GroupSource source = Source("job", ranks);
+    source.fixed.config.ranks = ranks;
+    view.Close(source);
+  }
+  const NodeSnapshot node = view.Read();
+  ASSERT_EQ(node.closed.size(), 2u);
+  EXPECT_EQ(node.closed[0].config.ranks, 4u);
+  EXPECT_EQ(node.closed[0].counters.steps_planned, 4u);
+  EXPECT_EQ(node.closed[1].config.ranks, 2u);
+  EXPECT_EQ(node.closed[1].counters.steps_planned, 4u);
+}
+
+TEST(NodeViewTest, WhatANameHasCountedIsKeptWhileItLives) {
+  NodeView view;
+  view.Close(Source("long", 3));
+  view.Publish({}, {Source("long", 2)});
+  for (size_t i = 0; i < 2 * NodeView::kClosedNames; ++i)
+    view.Close(Source("job" + std::to_string(i), 1));
+  const NodeSnapshot node = view.Read();
+  EXPECT_EQ(node.closed.size(), NodeView::kClosedNames);
+  EXPECT_EQ(GetText(node.closed[0].config.name), "long");
+  EXPECT_EQ(node.closed[0].counters.steps_planned, 3u);
+}
+
 TEST(NodeViewTest, TheLastFallbacksOutliveManyPlans) {
   NodeView view;
   GroupSource source = Source("a", 0);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <numeric>
@@ -206,6 +207,27 @@ TEST(Trace, IsReadAndGivesIdsWithExactlyItsCounts) {
     EXPECT_EQ(std::count(ids.begin(), ids.end(), 0), row[0]);
     EXPECT_EQ(std::count(ids.begin(), ids.end(), 1), row[1]);
   }
+}
+
+TEST(Trace, ThreeDimensionsAndARecordingsLoadsAreStepsOfOneLayer) {
+  const std::vector<uint32_t> cells = {1, 2, 3, 4, 5, 6, 7, 8};
+  std::string bytes = NpyHeader({2, 1, 4}, "<u4");
+  bytes.append(reinterpret_cast<const char*>(cells.data()), cells.size() * 4);
+  std::string directory = testing::TempDir() + "recording-XXXXXX";
+  ASSERT_NE(mkdtemp(directory.data()), nullptr);
+  std::ofstream(directory + "/loads.npy", std::ios::binary) << bytes;
+  for (const std::string& path : {directory, directory + "/loads.npy"}) {
+    Trace trace;
+    ASSERT_EQ(ReadTrace(path, &trace), "");
+    EXPECT_EQ(trace.steps, 2u);
+    EXPECT_EQ(trace.layers, 1u);
+    EXPECT_EQ(trace.ranks, 1u);
+    EXPECT_EQ(trace.experts, 4u);
+    EXPECT_EQ(trace.tokens, cells);
+  }
+  std::filesystem::remove_all(directory);
+  Trace trace;
+  EXPECT_NE(ReadTrace(testing::TempDir(), &trace).find("loads.npy"), std::string::npos);
 }
 
 TEST(Trace, ABadFileIsRefusedWithItsValueAndLimit) {
