@@ -28,6 +28,22 @@ function pair(key, name, color) {
                                       [mean];
 }
 
+// Crosses where steps fell back.
+function fallbacks() {
+  const bins = [...BINS.fallbacks.keys()].filter(i => BINS.fallbacks[i]);
+  if (!bins.length) return [];
+  return [{
+    type: 'scatter',
+    mode: 'markers',
+    name: 'fallbacks',
+    x: bins.map(i => BIN_FIRST[i]),
+    y: bins.map(i => BINS.after.max[i]),
+    customdata: bins.map(i => BINS.fallbacks[i]),
+    marker: {symbol: 'x', size: 7, color: colour('warn')},
+    hovertemplate: '%{customdata} fallbacks from step %{x} on<extra></extra>',
+  }];
+}
+
 function drawImbalance() {
   return plot(
       'imbalance-time',
@@ -36,7 +52,8 @@ function drawImbalance() {
             ...pair('before', 'before', 'before'), ...pair('after', 'after', 'after'),
             line(
                 'floor', BINS.floor.mean, 'floor',
-                {line: {color: colour('floor'), width: 1.2, dash: 'dot'}})
+                {line: {color: colour('floor'), width: 1.2, dash: 'dot'}}),
+            ...fallbacks()
           ],
           {xaxis: {title: 'recorded step'}, yaxis: {title: 'imbalance (max / mean)'}},
   ]);

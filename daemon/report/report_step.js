@@ -245,8 +245,8 @@ function listenToSteps() {
     choice.addEventListener('change', () => choice.value !== '' && goTo(Number(choice.value)));
   }
   byId('imbalance-time').on('plotly_click', event => {
-    const bin = event.points[0].pointNumber;
-    const first = BIN_FIRST[bin], end = first + BINS.steps[bin];
+    const first = event.points[0].x;
+    const end = first + BINS.steps[BIN_FIRST.indexOf(first)];
     const inside = HELD.find(n => n >= first && n < end);
     goTo(inside !== undefined ? inside : SUMMARY.steps > BINS.count ? HELD[nearest(first)] : first);
     byId('step-section').scrollIntoView({behavior: 'smooth'});

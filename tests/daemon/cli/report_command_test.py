@@ -3,7 +3,6 @@
 usage: report_command_test.py BIN_DIR
 """
 
-import html
 import json
 import os
 import re
@@ -14,34 +13,16 @@ import unittest
 
 import numpy as np
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "support"))
+from browser import Browser  # noqa: E402
+from processes import wait_until  # noqa: E402
+
 BIN = ""
 
 
 def run(*arguments):
     return subprocess.run([os.path.join(BIN, "ultraepctl"), *map(str, arguments)],
                           capture_output=True, text=True, timeout=60)
-
-
-def open_page(path, fragment=""):
-    """The page's document after its scripts have run, without them."""
-    with tempfile.TemporaryDirectory(prefix="ultraep-chromium-") as profile:
-        done = subprocess.run(
-            ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,2000",
-             f"--user-data-dir={profile}", "--virtual-time-budget=60000", "--dump-dom",
-             f"file://{path}{fragment}"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return re.sub(r"(?s)<script.*?</script>|<style.*?</style>", "", done.stdout)
-
-
-def text_of(document, identifier):
-    """The texts inside the element of that id, joined."""
-    found = re.search(rf'(?s)<(\w+)[^>]*\bid="{identifier}"[^>]*>(.*?)</\1>', document)
-    return html.unescape(re.sub(r"<[^>]*>", " ", found[2]))
-
-
-def tiles(document):
-    return {html.unescape(name): html.unescape(value) for name, value in re.findall(
-        r'<div class="name">([^<]*)</div><div class="value">([^<]*)</div>', document)}
 
 
 class ReportTest(unittest.TestCase):
@@ -69,30 +50,80 @@ class ReportTest(unittest.TestCase):
         self.assertEqual((done.returncode, done.stdout), (status, ""), done.stderr)
         self.assertIn(wanted, done.stderr)
 
-    def test_the_page_draws_everything_and_opens_the_step_it_is_asked_for(self):
+    def open(self, fragment=""):
+        browser = Browser()
+        self.addCleanup(browser.close)
+        browser.open(f"file://{self.path('r.html')}{fragment}")
+        wait_until(lambda: browser.value("document.body.dataset.state") != "loading", 120, "plots")
+        self.assertEqual(browser.text("#errors"), "")
+        self.assertEqual(browser.value("document.body.dataset.state"), "ready")
+        self.assertEqual(browser.complaints, [])
+        return browser
+
+    def tiles(self, browser, parent):
+        return dict(browser.value(
+            f"[...document.querySelectorAll('#{parent} .tile')].map(t => "
+            "[t.querySelector('.name').textContent, t.querySelector('.value').textContent])"))
+
+    def check_step(self, browser, number, loads):
+        """The single step on the page, against `ultraepctl plan` on the same matrix."""
+        wait_until(lambda: browser.value("document.body.dataset.step") == str(number), 60, "step")
+        np.save(self.path("one.npy"), loads[number])
+        plan = json.loads(run("plan", self.path("one.npy"), "--slots", 2, "--json").stdout)["plans"][0]
+        values = self.tiles(browser, "step-tiles")
+        before = loads[number].sum(axis=0).reshape(loads.shape[1], -1).sum(axis=1).max()
+        self.assertEqual(values["fullest rank"], f"{before:,} \u2192 {plan['peak']:,}")
+        self.assertEqual(values["replicas"], str(len(plan["replicas"])))
+        shown = browser.value("[...document.querySelectorAll('#step-replicas tbody tr')].map(r => "
+                              "[...r.cells].map(c => c.textContent))")
+        wanted = [[str(i), str(t["expert"]), str(t["from_rank"]), str(t["to_rank"]), str(t["slot"]),
+                   f"{r['tokens']:,}"]
+                  for i, (t, r) in enumerate(zip(plan["transfers"], plan["replicas"]))]
+        self.assertEqual([row[:2] + row[3:7] for row in shown], wanted)
+        # What is drawn: the bars of a rank add up to its tokens.
+        highest = browser.value(
+            "Math.max(...document.getElementById('step-after').data.filter(t => t.type === 'bar' && "
+            "t.y[0] !== null).map(t => t.y).reduce((a, b) => a.map((v, i) => v + b[i])))")
+        self.assertEqual(highest, plan["peak"])
+
+    def test_the_page_draws_everything_and_opens_single_steps(self):
         loads = self.loads("l.npy", (30, 3, 4, 16))
         done = self.report(self.path("l.npy"), "--slots", 2)
         self.assertEqual((done["steps"], done["steps_in_full"], done["steps_compared"]), (90, 90, 90))
-        page = open_page(self.path("r.html"), "#step=64")
-        self.assertIn('data-state="ready"', page, text_of(page, "errors"))
-        self.assertEqual(text_of(page, "errors"), "")
-        self.assertIn('data-plots="15"', page)
-        self.assertIn('data-step="64"', page)
-
-        mains = loads.reshape(90, 4, 4, 4).sum(axis=(1, 3)).astype(int)  # [step][home rank]
+        browser = self.open("#step=64")
+        self.assertEqual(browser.value("document.body.dataset.plots"), "15")
+        flat = loads.reshape(90, 4, 16)
+        mains = flat.sum(axis=1).reshape(90, 4, 4).sum(axis=2).astype(int)  # [step][rank]
         before = mains.max(axis=1) * 4 / mains.sum(axis=1)
-        values = tiles(page)
+        values = self.tiles(browser, "tiles")
         self.assertRegex(values["imbalance, mean"], rf"^{before.mean():.3f} . 1\.\d\d\d$")
         self.assertRegex(values["imbalance, worst"], rf"^{before.max():.3f} ")
-        # The single step, against ultraepctl plan on the same matrix.
-        np.save(self.path("one.npy"), loads.reshape(90, 4, 16)[64])
-        plan = json.loads(run("plan", self.path("one.npy"), "--slots", 2, "--json").stdout)["plans"][0]
-        self.assertEqual(values["fullest rank"], f"{mains[64].max():,} \u2192 {plan['peak']:,}")
-        self.assertEqual(values["replicas"], str(len(plan["replicas"])))
-        table = text_of(page, "step-replicas").split()
-        self.assertIn(str(plan["replicas"][0]["expert"]), table)
-        for name in ("none", "ultraep", "eplb-global", "moonep-fill", "least-loaded-spill"):
-            self.assertIn(name, text_of(page, "planners"))
+        drawn = browser.value("document.getElementById('imbalance-time').data.find(t => t.name === "
+                              "'before').y")
+        self.assertTrue(np.allclose(drawn, before, atol=1e-4))
+        heat = browser.value("document.getElementById('rank-before').data[0].z.map(r => [...r])")
+        self.assertTrue(np.allclose(heat, self.relative(mains), atol=1e-3))
+        names = browser.value("[...document.querySelectorAll('#planners tbody tr')].map(r => "
+                              "r.cells[0].textContent)")
+        self.assertEqual(names[:2], ["none", "ultraep"])
+        self.assertIn("least-loaded-spill", names)
+        self.check_step(browser, 64, flat)
+        browser.value("document.getElementById('imbalance-time').emit('plotly_click', "
+                      "{points: [{x: 17}]})")
+        self.check_step(browser, 17, flat)
+        browser.value("document.getElementById('step-next').click()")
+        self.check_step(browser, 18, flat)
+        browser.call("Emulation.setEmulatedMedia",
+                     features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        wait_until(lambda: browser.value("document.getElementById('step-after').layout.font.color")
+                   == "#e4e7eb", 60, "plots are drawn for a dark page")
+        self.assertEqual(browser.complaints, [])
+
+    @staticmethod
+    def relative(mains):
+        """[rank][round]: the mean over a round's three layers of a rank's share of the step."""
+        share = mains / mains.mean(axis=1, keepdims=True)
+        return share.reshape(30, 3, 4).mean(axis=1).T
 
     def test_a_hostile_name_stays_text_and_a_step_that_is_not_held_says_so(self):
         self.loads("l.npy", (3000, 4, 64))
@@ -104,14 +135,14 @@ class ReportTest(unittest.TestCase):
             file.seek(0)
             json.dump({**info, "group": name}, file)
             file.truncate()
-        self.report(self.path("t"), "--slots", 1, "--baseline-steps", 0, "--max-mib", 1)
-        page = open_page(self.path("r.html"), "#step=1001")
-        self.assertIn('data-state="ready"', page, text_of(page, "errors"))
-        self.assertEqual(text_of(page, "errors"), "")
-        self.assertIn(name, text_of(page, "subtitle"))
-        self.assertIn("Step 1001 is not held in full", text_of(page, "step-note"))
-        self.assertIn('href="#step=1002"', page)
-        self.assertRegex(page, r'id="layers-section"[^>]*hidden')
+        self.report(self.path("t"), "--slots", 3, "--baseline-steps", 0, "--max-mib", 1)
+        browser = self.open("#step=1001")
+        self.assertIn(name, browser.text("#subtitle"))
+        self.assertIn("Step 1001 is not held in full", browser.text("#step-note"))
+        browser.value("document.querySelector('#step-note a').click()")
+        wait_until(lambda: browser.value("document.body.dataset.step") != "1001", 60, "another step")
+        self.assertFalse(browser.value("document.getElementById('step-body').hidden"))
+        self.assertTrue(browser.value("document.getElementById('layers-section').hidden"))
 
     def test_the_page_stays_bounded_and_holds_the_steps_asked_for(self):
         self.loads("l.npy", (400, 20, 8, 32))
