@@ -10,7 +10,7 @@ namespace ultraep {
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitFailed = 1;  // bad input, or the daemon cannot answer
 inline constexpr int kExitUsage = 2;   // the command line is not understood
-inline constexpr int kExitUnhealthy = 4;  // it was found out, and something is wrong
+inline constexpr int kExitUnhealthy = 4;  // doctor, status --quiet: it is not well
 
 struct Command {
   const char* name;

@@ -22,7 +22,11 @@ void PrintList(FILE* out) {
   for (const Command* command : kCommands)
     std::fprintf(out, "  %-8s %s\n", command->name, command->summary);
   std::fprintf(out, "  %-8s %s\n", "help", "print this list");
-  std::fprintf(out, "\n`ultraepctl COMMAND --help` explains one; `ultraepctl --version`.\n");
+  std::fprintf(
+      out,
+      "\n`ultraepctl COMMAND --help` explains one; `ultraepctl --version`.\n"
+      "Exit status: 0 done, 1 bad input, or no daemon or no answer, 2 wrong usage, 4 asked "
+      "and not well.\n");
 }
 
 const Command* Find(const std::string& name) {

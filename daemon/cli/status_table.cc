@@ -146,7 +146,7 @@ Lines GroupDetails(const StatusGroup& g, uint64_t cost_token_ps) {
   if (const std::string losses = Counts(
           {{c.members_left, "left"}, {c.members_gone, "gone"}, {c.members_fenced, "fenced"}});
       !losses.empty())
-    add("losses", absl::StrFormat("%s; %d generations", losses, g.generations));
+    add("losses", absl::StrFormat("%s; generations made: %d", losses, g.generations));
   return lines;
 }
 

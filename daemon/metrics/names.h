@@ -64,10 +64,12 @@ inline constexpr Metric kSlots = {"ultraep_slots", Type::kGauge, "group",
 inline constexpr Metric kTransfersTotal = {
     "ultraep_transfers_total", Type::kCounter, "group,kind=weights|gradients",
     "Experts' weights sent, and replicas' gradients added, by all local ranks."};
-inline constexpr Metric kTransferBytesTotal = {"ultraep_transfer_bytes_total", Type::kCounter,
-                                               "group,kind=weights|relayed|gradients",
-                                               "Bytes stored into remote slots; of them forwarded "
-                                               "by relays; bytes of replicas' gradients added."};
+inline constexpr Metric kTransferBytesTotal = {
+    "ultraep_transfer_bytes_total", Type::kCounter, "group,kind=weights|gradients",
+    "Bytes of weights stored into remote slots, and of replicas' gradients added."};
+inline constexpr Metric kRelayedBytesTotal = {
+    "ultraep_relayed_bytes_total", Type::kCounter, "group",
+    "Bytes of weights forwarded by relays; part of ultraep_transfer_bytes_total."};
 inline constexpr Metric kTransferSecondsTotal = {
     "ultraep_transfer_seconds_total", Type::kCounter,
     "group,kind=weights|gradients,phase=copy|wait",
@@ -188,6 +190,7 @@ inline constexpr const Metric* kAll[] = {&kImbalanceRatio,
                                          &kSlots,
                                          &kTransfersTotal,
                                          &kTransferBytesTotal,
+                                         &kRelayedBytesTotal,
                                          &kTransferSecondsTotal,
                                          &kRanks,
                                          &kGroupOpen,

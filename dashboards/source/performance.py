@@ -67,12 +67,11 @@ def transfers():
         lines("Bytes", "Bps",
               [query("sum by (kind) (rate(ultraep_transfer_bytes_total{GROUP}[RATE]))",
                      "{{kind}}")],
-              """Bytes per second by all local ranks. weights: stored into remote slots; relayed: of
-              them forwarded by a rank that got them itself; gradients: of replicas, added. Good:
-              far below what the links can do on average; what counts is the time, above."""),
+              """Bytes per second by all local ranks. weights: stored into remote slots; gradients:
+              of replicas, added. Good: far below what the links can do on average; what counts is
+              the time, above."""),
         lines("Speed of a copy thread", "Bps",
-              [query("sum by (kind) (rate(ultraep_transfer_bytes_total"
-                     '{GROUP,kind=~"weights|gradients"}[RATE]))'
+              [query("sum by (kind) (rate(ultraep_transfer_bytes_total{GROUP}[RATE]))"
                      f" / (sum by (kind) ({copy}) > 0)", "{{kind}}")],
               """Bytes / seconds that threads spent copying or adding, waits left out. Good:
               memcpy's speed (`ultraep-bench stream`). Less: memory bandwidth is short, or the
@@ -85,15 +84,14 @@ def transfers():
               for chunks to relay, for gradients to be ready. Much of it is normal where ranks are
               apart; it matters when the latencies above grow with it.""", decimals=1),
         lines("Relayed", "percentunit",
-              [query('sum(rate(ultraep_transfer_bytes_total{GROUP,kind="relayed"}[RATE]))'
+              [query('sum(rate(ultraep_relayed_bytes_total{GROUP}[RATE]))'
                      ' / (sum(rate(ultraep_transfer_bytes_total{GROUP,kind="weights"}[RATE])) > 0)',
                      "of the weights' bytes")],
               """Part of the weights that a rank with a replica forwarded instead of the home. Grows
               with replicas per expert; 0 when no expert has two. Neither good nor bad: relays
               spread the load of a hot expert's home.""", decimals=1),
         lines("Size of a transfer", "bytes",
-              [query("sum by (kind) (rate(ultraep_transfer_bytes_total"
-                     '{GROUP,kind=~"weights|gradients"}[RATE]))'
+              [query("sum by (kind) (rate(ultraep_transfer_bytes_total{GROUP}[RATE]))"
                      " / (sum by (kind) (rate(ultraep_transfers_total{GROUP}[RATE])) > 0)",
                      "{{kind}}")],
               """Bytes of an expert's weights and of a replica's gradients. Constant for a job; a

@@ -84,7 +84,8 @@ def main():
     parser.add_argument("--rate", type=float, default=50, help="scrapes in seconds^-1, at least 1")
     options, replay_flags = parser.parse_known_args()
     daemon = Daemon(os.path.abspath(options.bin_dir))
-    replay = Replay(daemon, *(replay_flags or REPLAY), "--forever")
+    flags = [flag for flag in replay_flags if flag != "--"]
+    replay = Replay(daemon, *(flags or REPLAY), "--forever")
     try:
         wait_until(lambda: daemon.planned() > 100, 120, "steps are planned")
         port = daemon.status()["daemon"]["metrics_port"]

@@ -113,7 +113,7 @@ std::vector<Finding> CheckNuma(const Examined& x) {
   return {{Level::kNote,
            absl::StrFormat("%d nodes: a rank's slots lie on its own node only if its CPUs all do",
                            nodes),
-           "bind each rank to one node (numactl --cpunodebind=N, or CPU lists)"}};
+           "bind each rank to one node (numactl -N NODE, or CPU lists)"}};
 }
 
 }  // namespace ultraep

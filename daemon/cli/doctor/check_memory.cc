@@ -28,9 +28,9 @@ uint64_t MayGrow(const Examined& x) {
 
 std::vector<Finding> CheckMemory(const Examined& x) {
   const uint64_t available = Meminfo(x, "MemAvailable");
-  const std::string found =
-      absl::StrFormat("%s available of %s, groups hold %s", ShortBytes(available),
-                      ShortBytes(Meminfo(x, "MemTotal")), ShortBytes(x.answer.daemon.memory_bytes));
+  std::string found = absl::StrFormat("%s available of %s", ShortBytes(available),
+                                      ShortBytes(Meminfo(x, "MemTotal")));
+  if (x.answer.answers()) found += ", groups hold " + ShortBytes(x.answer.daemon.memory_bytes);
   if (available < kGiB)
     return {{Level::kWarn, found, "free memory, or expect that groups are refused"}};
   const uint64_t limit = x.answer.daemon.memory_limit_bytes;

@@ -70,7 +70,7 @@ std::vector<Finding> CheckGpu(const Examined& x) {
     return {{Level::kNote, "no NVIDIA device: slots are in host memory only", ""}};
   if (devices.empty())
     return {{Level::kWarn, "the NVIDIA driver is loaded, but there is no /dev/nvidia0",
-             "in a container: start it with its GPUs (--gpus all); else run nvidia-modprobe"}};
+             "in a container: give it the GPUs when it is started; else run nvidia-modprobe"}};
   std::vector<Finding> findings;
   for (const std::string& device : devices)
     if (euidaccess((x.machine.root + device).c_str(), R_OK | W_OK))

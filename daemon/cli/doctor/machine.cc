@@ -96,7 +96,7 @@ Subject SubjectOf(const Machine& machine, const DaemonAnswer& answer) {
   // A daemon in another PID namespace has its number there.
   if (answer.answers() && machine.Read(folder + "/comm") == "ultraepd")
     return {folder, "the daemon"};
-  return {"/proc/self", "this shell, for a daemon started from it"};
+  return {"/proc/self", "this shell (and a daemon started from it)"};
 }
 
 uint32_t CountOfList(const std::string& list) {

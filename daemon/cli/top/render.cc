@@ -112,7 +112,10 @@ Table FitTable(const TopView& view, const TopStyle& style) {
     for (const double past : g.past_before)
       if (past > table.top) table.top = past;
   }
-  table.name = std::min<size_t>(table.name, style.width < kWide ? kNameMax : kNameWide);
+  const size_t most = style.width < kWide ? kNameMax : kNameWide;
+  const size_t imbalance = 2 + table.widths[kBefore] + table.widths[kAfter];
+  table.name = std::min(
+      table.name, std::min(most, style.width - std::min<size_t>(imbalance + 4, style.width) + 4));
   const auto rank_less = [](size_t a, size_t b) { return kColumns[a].rank < kColumns[b].rank; };
   for (;;) {
     const auto last = std::max_element(table.columns.begin(), table.columns.end(), rank_less);
@@ -172,7 +175,7 @@ std::vector<std::string> HeadLines(const TopScreen& screen, const TopStyle& styl
     steps += std::isnan(g.steps_per_second) ? 0 : g.steps_per_second;
     avoided += std::isnan(g.avoided_per_second) ? 0 : g.avoided_per_second;
   }
-  std::string second = absl::StrFormat("%s  %d groups, %d/%d ranks ready",
+  std::string second = absl::StrFormat("%s  groups: %d, ranks ready: %d/%d",
                                        IsoTime(screen.view.unix_ns).substr(0, 19) + "Z",
                                        screen.view.groups.size(), ready, ranks);
   if (screen.view.seconds > 0)
@@ -191,7 +194,7 @@ std::vector<std::string> TableLines(const TopScreen& screen, const TopStyle& sty
   for (size_t i = 0; i < groups.size(); ++i) {
     const size_t needs = 1 + !groups[i].not_ready.empty();
     if (lines.size() + needs + (i + 1 < groups.size()) > room) {
-      lines.push_back(absl::StrFormat("and %d more", groups.size() - i));
+      lines.push_back(Clip(absl::StrFormat("and %d more", groups.size() - i), style.width));
       break;
     }
     lines.push_back(GroupLine(groups[i], table, style));
@@ -206,7 +209,8 @@ std::vector<std::string> TableLines(const TopScreen& screen, const TopStyle& sty
 std::vector<std::string> EventLines(const TopScreen& screen, const TopStyle& style, size_t room) {
   if (room < 2 || screen.events.empty()) return {};
   const size_t count = std::min(screen.events.size(), room - 1);
-  std::vector<std::string> lines = {Paint("LAST EVENTS", Color::kBold, style.colored)};
+  std::vector<std::string> lines = {
+      Paint(Clip("LAST EVENTS", style.width), Color::kBold, style.colored)};
   for (size_t i = screen.events.size() - count; i < screen.events.size(); ++i) {
     const Event& e = screen.events[i].event;
     const std::string group = e.group[0] ? Printable(GetText(e.group)) : "-";

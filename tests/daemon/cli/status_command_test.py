@@ -5,6 +5,7 @@ usage: status_command_test.py BIN_DIR
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import unittest
@@ -42,12 +43,55 @@ class StatusTest(unittest.TestCase):
         self.assertEqual(weights["bytes"] % weights["transfers"], 0, "whole experts")
         self.assertGreater(weights["mean_arrive_us"], 0)
         self.assertEqual(group["transfers"]["gradients"]["reductions"], 0)
+        self.assertEqual((group["rank_steps"]["failed"], group["steps_fallback"]), (0, 0))
+        self.assertGreater(group["tokens_avoided"], 0)
+        self.assertLessEqual(group["last"]["peak"], group["last"]["peak_before"])
+        for name in ("collect", "solve", "plan", "verdict", "route", "stream"):
+            latency = group["latencies"][name]
+            self.assertGreater(latency["count"], 0, name)
+            self.assertLessEqual(latency["p50_us"], latency["p99_us"], name)
         table = run("ultraepctl", "status", ULTRAEP_SOCKET=self.daemon.socket)
         self.assertEqual(table.returncode, 0, table.stderr)
         self.assertIn("open", table.stdout)
         self.assertRegex(table.stdout, r"weights +\d")
+        for line in ("gain ", "price ", "optimum ", "p50 / p99 ", " 2/2 "):
+            self.assertIn(line, table.stdout)
+        self.assertNotIn("\033", table.stdout)
         replay.process.terminate()
         self.assertEqual(replay.finish(60)[0], 0)
+
+    def test_quiet_tells_by_its_exit_whether_all_groups_are_planned(self):
+        daemon = Daemon(BIN, "--lease_ms", "1000")
+        self.addCleanup(daemon.close)
+
+        def quiet():
+            done = run("ultraepctl", "status", "--quiet", "--socket", daemon.socket)
+            self.assertEqual((done.stdout, done.stderr), ("", ""))
+            return done.returncode
+
+        self.assertEqual(quiet(), 0)
+        replay = Replay(daemon, "--ranks", "2", "--experts", "8", "--tokens", "64", "--forever",
+                        "--respawn")
+        self.addCleanup(replay.close)
+        wait_until(lambda: daemon.planned() > 5, 60, "steps are planned")
+        wait_until(lambda: quiet() == 0, 30, "all ranks are ready")
+        victim = replay.ranks()[0]
+        os.kill(victim, signal.SIGSTOP)
+        try:
+            wait_until(lambda: quiet() == 4, 30, "a rank is fenced")
+        finally:
+            os.kill(victim, signal.SIGCONT)
+        wait_until(lambda: quiet() == 0, 30, "it is back")
+        daemon.process.terminate()
+        daemon.process.wait(20)
+        self.assertEqual(quiet(), 1)
+
+    def test_flags_of_other_commands_are_refused(self):
+        for arguments in (["status", "--slots", "3"], ["plan", "--socket", "/s"],
+                          ["status", "--nojson", "--once"]):
+            done = run("ultraepctl", *arguments)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), arguments)
+            self.assertIn(f"{arguments[0]} does not take --", done.stderr)
 
     def test_without_a_daemon_it_says_where_it_looked_and_what_to_do(self):
         done = run("ultraepctl", "status", "--socket", "/nowhere/socket")
@@ -79,6 +123,11 @@ class StatusTest(unittest.TestCase):
             done = run(program, "--help")
             self.assertEqual((done.returncode, done.stderr), (0, ""), program)
             self.assertIn("usage", done.stdout.lower())
+        for command in ("status", "top", "events", "doctor", "trace", "plan"):
+            self.assertRegex(run("ultraepctl", "--help").stdout, rf"(?m)^  {command} ")
+            done = run("ultraepctl", command, "--help")
+            self.assertEqual((done.returncode, done.stderr), (0, ""), command)
+            self.assertIn("Exit status: 0 ", done.stdout)
         self.assertIn("--memory_limit_mib", run("ultraepd", "--help").stdout)
         self.assertIn("layout version", run("ultraepd", "--version").stdout)
 

@@ -42,7 +42,7 @@ TEST_F(DoctorTest, WithoutGpusItIsHostMemory) {
 
 TEST_F(DoctorTest, ADriverWithoutDevices) {
   Put("/proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159");
-  Expect(CheckGpu, Level::kWarn, "no /dev/nvidia0", "--gpus all");
+  Expect(CheckGpu, Level::kWarn, "no /dev/nvidia0", "nvidia-modprobe");
 }
 
 TEST_F(DoctorTest, DevicesWithoutTheDriversLibraries) {

@@ -83,6 +83,14 @@ TEST(ReadingsTest, TheSameNameOfAnotherJobIsAnotherGroup) {
   EXPECT_DOUBLE_EQ(readings.Add(Made(1, {other})).groups[0].steps_per_second, 7);
 }
 
+TEST(ReadingsTest, AGroupMadeAgainHasCountedFromZero) {
+  Readings readings;
+  readings.Add(Made(0, {MadeGroup("job", 100)}));
+  const TopGroup group = readings.Add(Made(1, {MadeGroup("job", 9)})).groups[0];
+  EXPECT_DOUBLE_EQ(group.steps_per_second, 9);
+  EXPECT_DOUBLE_EQ(group.before, 1.5);
+}
+
 TEST(ReadingsTest, AfterARestartTheCountersBeginAgain) {
   Readings readings;
   readings.Add(Made(0, {MadeGroup("job", 100)}));

@@ -4,8 +4,6 @@
 
 #include <cmath>
 
-#include "absl/strings/str_join.h"
-
 namespace ultraep {
 namespace {
 
@@ -55,7 +53,9 @@ TopScreen ScreenOf(const std::vector<TopGroup>& groups) {
 }
 
 std::string All(const TopScreen& screen, const TopStyle& style) {
-  return absl::StrJoin(RenderTop(screen, style), "\n");
+  std::string all;
+  for (const std::string& line : RenderTop(screen, style)) all += line + "\n";
+  return all;
 }
 
 void ExpectHolds(const std::string& text, const std::string& part) {
@@ -97,13 +97,13 @@ TEST(RenderTopTest, NoLineIsWiderThanTheTerminalNorAreThereMoreThanItHas) {
   screen.keys = std::string(300, 'k');
   for (const bool lost : {false, true}) {
     screen.lost = lost ? std::string(400, 'l') : "";
-    for (const uint32_t width : {20u, 39u, 40u, 80u, 100u, 120u, 132u, 200u, 500u})
+    for (const uint32_t width : {1u, 18u, 20u, 39u, 40u, 80u, 100u, 120u, 132u, 200u, 500u})
       for (const uint32_t height : {1u, 2u, 3u, 5u, 10u, 24u, 60u}) {
         const std::vector<std::string> lines = RenderTop(screen, {width, height, true, false});
         EXPECT_LE(lines.size(), height);
         for (const std::string& line : lines) {
           if (line.find("GROUP") != line.npos || line.find("nnn") != line.npos)
-            EXPECT_LE(Width(line), std::max(width, 31u)) << width << ": " << line;
+            EXPECT_LE(Width(line), std::max(width, 18u)) << width << ": " << line;
           else
             EXPECT_LE(Width(line), width) << line;
         }
