@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import unittest
+import urllib.request
 
 ROOT = ""
 SMALL = ["--ranks", "4", "--experts", "16", "--tokens", "64", "--hidden", "16", "--ffn", "16"]
@@ -59,6 +60,8 @@ class QuickstartTest(unittest.TestCase):
                 [os.path.join(ROOT, "build/bin/ultraepctl"), "status", "--json", "--socket",
                  said["socket"]], capture_output=True, text=True, timeout=20)
             self.assertEqual(json.loads(status.stdout)["groups"][0]["gate"], "open")
+            with urllib.request.urlopen(said["metrics"], timeout=20) as answer:
+                self.assertIn("ultraep_group_open{", answer.read().decode())
         finally:
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 30
