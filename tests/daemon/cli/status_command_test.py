@@ -123,7 +123,7 @@ class StatusTest(unittest.TestCase):
             done = run(program, "--help")
             self.assertEqual((done.returncode, done.stderr), (0, ""), program)
             self.assertIn("usage", done.stdout.lower())
-        for command in ("status", "top", "events", "doctor", "trace", "plan"):
+        for command in ("status", "top", "events", "doctor", "trace", "report", "plan"):
             self.assertRegex(run("ultraepctl", "--help").stdout, rf"(?m)^  {command} ")
             done = run("ultraepctl", command, "--help")
             self.assertEqual((done.returncode, done.stderr), (0, ""), command)
