@@ -14,25 +14,26 @@ using planner::Instance;
 
 struct Row {
   std::string name, about;
-  double after = 0, worst = 0, gap = 0, replicas = 0, most = 0, transfer = 0, direct = 0;
+  uint64_t peaks = 0, tokens = 0;
+  double worst = 0, gap = 0, replicas = 0, most = 0, transfer = 0, direct = 0;
   std::vector<double> solve_us;
 
   void Add(const PlanShape& shape, const trace::StepRow& step,
            const planner::PlacementFigures& figures) {
-    const double imbalance = Imbalance(figures.peak, uint64_t(step.tokens), shape.ranks);
-    after += imbalance;
-    worst = std::max(worst, imbalance);
+    peaks += figures.peak;
+    tokens += uint64_t(step.tokens);
+    worst = std::max(worst, Imbalance(figures.peak, uint64_t(step.tokens), shape.ranks));
     gap += step.lower_bound ? double(figures.peak) / double(step.lower_bound) - 1 : 0;
     replicas += figures.replicas;
     most += figures.most_of_expert;
     transfer += figures.transfer;
     direct += figures.direct;
   }
-  Json ToJson(double steps) {
+  Json ToJson(double steps, uint32_t ranks) {
     std::sort(solve_us.begin(), solve_us.end());
     return {{"name", name},
             {"about", about},
-            {"after", Round(after / steps)},
+            {"after", Round(Imbalance(peaks, tokens, ranks))},
             {"worst", Round(worst)},
             {"gap", Round(gap / steps, 5)},
             {"replicas", Round(replicas / steps, 2)},
@@ -89,7 +90,7 @@ std::string ComparePlanners(StepSource* source, uint64_t most, Json* out) {
   }
   *out = {{"steps", steps}, {"rows", Json::array()}};
   for (Row& row : rows)
-    if (steps) (*out)["rows"].push_back(row.ToJson(double(steps)));
+    if (steps) (*out)["rows"].push_back(row.ToJson(double(steps), source->shape().ranks));
   return "";
 }
 

@@ -1,20 +1,16 @@
 #include "daemon/report/page.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <string_view>
-#include <vector>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
-#include "daemon/trace/npy_appender.h"
+#include "daemon/trace/output_file.h"
 
 namespace ultraep {
 
@@ -50,15 +46,13 @@ std::string JsonSafe(const Json& json) {
 }
 
 std::string WritePage(const std::string& path, const std::string& plotly, const Json& data) {
-  const std::string temporary = path + "." + std::to_string(getpid()) + ".part";
-  FILE* const file = std::fopen(temporary.c_str(), "wbx");
-  if (!file) return trace::WriteError(path, errno);
+  trace::OutputFile file;
+  std::string wrong = file.Open(path, /*force=*/true);
   std::string_view rest = kReportPage;
   const std::pair<std::string_view, std::string> parts[] = {{"{{plotly}}", ScriptSafe(plotly)},
                                                             {"{{data}}", JsonSafe(data)}};
-  bool fine = true;
   const auto write = [&](std::string_view text) {
-    fine = fine && std::fwrite(text.data(), 1, text.size(), file) == text.size();
+    if (wrong.empty()) wrong = file.Write(text.data(), text.size());
   };
   for (const auto& [mark, text] : parts) {
     const size_t at = rest.find(mark);
@@ -67,12 +61,7 @@ std::string WritePage(const std::string& path, const std::string& plotly, const 
     rest.remove_prefix(at + mark.size());
   }
   write(rest);
-  fine = std::fflush(file) == 0 && fine;
-  fine = std::fclose(file) == 0 && fine;
-  if (fine && std::rename(temporary.c_str(), path.c_str()) == 0) return "";
-  const int error = errno;
-  unlink(temporary.c_str());
-  return trace::WriteError(path, error);
+  return wrong.empty() ? file.Close() : wrong;
 }
 
 }  // namespace report

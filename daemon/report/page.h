@@ -13,7 +13,7 @@ inline constexpr const char* kPlotlyPath = "/usr/share/python3-plotly/plotly.js"
 // Empty, or why the library cannot be read and what to do.
 std::string ReadPlotly(const std::string& path, std::string* script);
 
-// Writes beside `path` and moves it there when it is whole. Empty when all went well.
+// Replaces `path` when the page is whole. Empty when all went well.
 std::string WritePage(const std::string& path, const std::string& plotly, const Json& data);
 
 // `text` between <script> and </script>: nothing in it ends the element.

@@ -4,6 +4,7 @@
 #include "daemon/report/details.h"
 #include "daemon/report/gather.h"
 #include "daemon/report/page.h"
+#include "daemon/trace/output_file.h"
 #include "protocol/version.h"
 
 namespace ultraep::report {
@@ -64,6 +65,10 @@ Json SummaryJson(const trace::Summary& s) {
 }  // namespace
 
 std::string MakeReport(StepSource* source, const ReportOptions& options, ReportResult* result) {
+  std::vector<std::string> inputs = source->files();
+  inputs.push_back(options.plotly);
+  if (std::string wrong = trace::CheckOutputs(inputs, {options.output}); !wrong.empty())
+    return wrong;
   std::string plotly;
   if (std::string wrong = ReadPlotly(options.plotly, &plotly); !wrong.empty()) return wrong;
   Gather gather;

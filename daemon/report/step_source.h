@@ -26,6 +26,7 @@ class StepSource {
   // Only what needs no plan: layer, microbatch.
   std::string Row(uint64_t step, trace::StepRow* row) { return trace_.Row(step, row); }
   bool recorded() const { return trace_.recorded(); }
+  std::vector<std::string> files() const { return trace_.files(); }
 
  private:
   trace::TraceFiles trace_;

@@ -1,72 +1,41 @@
 #include "daemon/trace/convert.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
-#include <cstdio>
 #include <filesystem>
 #include <map>
-#include <memory>
 #include <set>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "daemon/trace/output_file.h"
 #include "daemon/trace/trace_writer.h"
 #include "protocol/npy.h"
 
 namespace ultraep::trace {
 namespace {
 
-// Written beside its place and moved there when it is whole.
-class OutputFile {
- public:
-  ~OutputFile() {
-    if (!file_) return;
-    std::fclose(file_);
-    unlink(temporary_.c_str());
-  }
-  std::string Open(const std::string& path, bool force) {
-    path_ = path;
-    if (!force && access(path.c_str(), F_OK) == 0) return WriteError(path, EEXIST);
-    temporary_ = path + "." + std::to_string(getpid()) + ".part";
-    file_ = std::fopen(temporary_.c_str(), "wbx");
-    return file_ ? "" : WriteError(path, errno);
-  }
-  std::string Write(const void* bytes, size_t count) {
-    return std::fwrite(bytes, 1, count, file_) == count ? "" : WriteError(path_, errno);
-  }
-  std::string Close() {
-    if (std::fflush(file_) != 0) return WriteError(path_, errno);
-    if (std::rename(temporary_.c_str(), path_.c_str())) return WriteError(path_, errno);
-    std::fclose(file_);
-    file_ = nullptr;
-    return "";
-  }
-
- private:
-  std::string path_, temporary_;
-  FILE* file_ = nullptr;
-};
-
 // The steps of whole rounds, round by round in the order they began.
 std::string FindRounds(TraceFiles* trace, StepRange range, std::vector<uint64_t>* steps,
                        Converted* done) {
-  std::vector<std::pair<int64_t, int64_t>> rows;  // layer, microbatch
+  struct Step {
+    int64_t layer, microbatch, sequence, generation;
+  };
+  std::vector<Step> rows;
   std::set<int64_t> layers;
   for (uint64_t i = range.begin; i < range.end; ++i) {
     StepRow row;
     if (std::string wrong = trace->Row(i, &row); !wrong.empty()) return wrong;
-    rows.emplace_back(row.layer, row.microbatch);
+    rows.push_back({row.layer, row.microbatch, row.sequence, row.generation});
     layers.insert(row.layer);
   }
   for (const int64_t layer : layers) done->layers.push_back(uint32_t(layer));
   std::map<int64_t, std::vector<uint64_t>> open;    // microbatch -> its round so far
   std::map<uint64_t, std::vector<uint64_t>> whole;  // first step -> round
   for (uint64_t i = 0; i < rows.size(); ++i) {
-    const auto [layer, microbatch] = rows[i];
+    const auto [layer, microbatch, sequence, generation] = rows[i];
+    // Where steps are missing, what follows may be another pass of the same numbers.
+    if (i > 0 && (generation != rows[i - 1].generation || sequence != rows[i - 1].sequence + 1))
+      open.clear();
     std::vector<uint64_t>& round = open[microbatch];
     if (layer == *layers.begin()) round.clear();
     if (layer != int64_t{done->layers[round.size()]}) {
@@ -95,11 +64,13 @@ std::string ToNpy(TraceFiles* trace, StepRange range, const std::string& path, b
     return "no whole round: no microbatch has all of the trace's layers in order, one after the "
            "other; give a larger part of the trace";
   OutputFile file;
-  if (std::string wrong = file.Open(path, force); !wrong.empty()) return wrong;
+  std::string wrong = CheckOutputs(trace->files(), {path});
+  if (wrong.empty()) wrong = file.Open(path, force);
+  if (!wrong.empty()) return wrong;
   const PlanShape& s = trace->shape();
   const std::string header =
       NpyHeader({done->rounds, done->layers.size(), s.ranks, s.experts}, "<u4");
-  std::string wrong = file.Write(header.data(), header.size());
+  wrong = file.Write(header.data(), header.size());
   TraceStep step;
   for (size_t i = 0; i < steps.size() && wrong.empty(); ++i) {
     wrong = trace->Read(steps[i], &step);
@@ -111,9 +82,10 @@ std::string ToNpy(TraceFiles* trace, StepRange range, const std::string& path, b
 std::string ToCsv(TraceFiles* trace, StepRange range, const std::string& path, bool force,
                   bool by_rank, Converted* done) {
   OutputFile file;
-  if (std::string wrong = file.Open(path, force); !wrong.empty()) return wrong;
+  std::string wrong = CheckOutputs(trace->files(), {path});
+  if (wrong.empty()) wrong = file.Open(path, force);
+  if (!wrong.empty()) return wrong;
   std::string text = by_rank ? "step,layer,rank,expert,count\n" : "step,layer,expert,count\n";
-  std::string wrong;
   const PlanShape& s = trace->shape();
   TraceStep step;
   for (uint64_t i = range.begin; i < range.end && wrong.empty(); ++i) {
@@ -138,10 +110,10 @@ std::string ToDirectory(TraceFiles* trace, StepRange range, const std::string& p
   if (std::filesystem::equivalent(path, trace->path(), none))
     return path + ": is the trace that is read; choose another directory";
   TraceWriter writer;
-  if (std::string wrong = writer.Create(path, trace->info(), {}, force); !wrong.empty())
-    return wrong;
+  std::string wrong = CheckOutputs(trace->files(), FilesIn(path));
+  if (wrong.empty()) wrong = writer.Create(path, trace->info(), {}, force);
+  if (!wrong.empty()) return wrong;
   TraceStep step;
-  std::string wrong;
   for (uint64_t i = range.begin; i < range.end && wrong.empty(); ++i) {
     wrong = trace->Read(i, &step);
     if (wrong.empty()) wrong = writer.Add(step.row, step.load(trace->shape()), step.replicas);

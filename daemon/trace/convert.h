@@ -23,7 +23,7 @@ struct Converted {
 // Texts are empty when all went well. An output that exists is replaced only with `force`.
 //
 // [rounds, layers, ranks, experts], uint32. A round has one step of every layer that occurs, in
-// order and of one microbatch.
+// order and of one microbatch, and no step was missed meanwhile.
 std::string ToNpy(TraceFiles* trace, StepRange range, const std::string& path, bool force,
                   Converted* done);
 // step,layer,expert,count, or step,layer,rank,expert,count; no rows of zero tokens.

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_format.h"
 #include "daemon/trace/mapped_file.h"
+#include "daemon/trace/output_file.h"
 #include "daemon/trace/trace_files.h"
 #include "protocol/check_plan.h"
 #include "protocol/npy.h"
@@ -85,8 +86,10 @@ std::string ImportCounts(const std::string& path, const ImportOptions& options,
                          ImportResult* result) {
   MappedFile file;
   NpyArray counts;
-  if (std::string wrong = file.Open(path); !wrong.empty()) return wrong;
-  std::string wrong = ParseNpy(file.bytes(), &counts);
+  std::string wrong = CheckOutputs({path}, FilesIn(options.directory));
+  if (wrong.empty()) wrong = file.Open(path);
+  if (!wrong.empty()) return wrong;
+  wrong = ParseNpy(file.bytes(), &counts);
   if (wrong.empty()) wrong = CheckCounts(counts);
   if (!wrong.empty()) return path + ": " + wrong;
   const uint64_t experts = counts.shape.back();

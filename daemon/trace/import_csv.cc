@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "daemon/trace/import.h"
+#include "daemon/trace/output_file.h"
 #include "protocol/limits.h"
 
 namespace ultraep::trace {
@@ -219,9 +220,11 @@ std::string Fill(const std::string& path, const PlanShape& shape, ImportWriter* 
 
 std::string ImportCsv(const std::string& path, const ImportOptions& options, ImportResult* result) {
   Extent extent;
-  if (std::string wrong = Measure(path, &extent); !wrong.empty()) return wrong;
+  std::string wrong = CheckOutputs({path}, FilesIn(options.directory));
+  if (wrong.empty()) wrong = Measure(path, &extent);
+  if (!wrong.empty()) return wrong;
   PlanShape shape;
-  std::string wrong = ImportShape(options, extent.experts, &shape);
+  wrong = ImportShape(options, extent.experts, &shape);
   if (wrong.empty() && extent.ranks > options.ranks)
     wrong = absl::StrFormat("the file has rank %d, --ranks is %d", extent.ranks - 1, options.ranks);
   if (!wrong.empty()) return path + ": " + wrong;

@@ -17,6 +17,7 @@ constexpr int kIdleMs = 5;  // between looks at an empty ring
 constexpr uint64_t kSecond = 1'000'000'000;
 constexpr uint64_t kFlushNs = kSecond / 2;
 constexpr uint64_t kProgressNs = kSecond / 5;
+constexpr uint64_t kDrainNs = kSecond / 5;  // at a time
 
 std::string Now() {
   const std::time_t now = std::time(nullptr);
@@ -40,10 +41,15 @@ class Recorder {
     return wrong;
   }
 
-  // Takes all that is in the ring. `ended` is set when the limits are reached.
-  std::string Drain() {
-    for (bool any = true; any && state_.ended.empty();) {
+  // Takes what is in the ring; *empty: all of it. On a slow disk the ring never is, and the caller
+  // has to look at the clock and for signals. `ended` is set when the limits are reached.
+  std::string Drain(bool* empty) {
+    *empty = false;
+    const uint64_t until = NowNs() + kDrainNs;
+    while (state_.ended.empty() && NowNs() < until) {
+      bool any = false;
       if (std::string wrong = reader_.Take(&step_, &any); !wrong.empty()) return wrong;
+      *empty = !any;
       if (!any) break;
       if (std::string wrong = AddStep(); !wrong.empty()) return wrong;
       if (NowNs() - flushed_ >= kFlushNs)
@@ -163,11 +169,12 @@ std::string Record(int socket, int ring, const TraceStarted& started, const Reco
   uint64_t shown = NowNs();
   while (wrong.empty() && state->ended.empty()) {
     const bool closed = WaitOrClosed(socket);  // before the last look into the ring
-    wrong = recorder.Drain();
+    bool empty = false;
+    wrong = recorder.Drain(&empty);
     if (!state->ended.empty()) break;
     if (options.stop && options.stop->load()) state->ended = "signal";
     if (options.seconds > 0 && state->seconds >= options.seconds) state->ended = "time limit";
-    if (closed) state->ended = "the daemon closed the connection";
+    if (closed && empty) state->ended = "the daemon closed the connection";
     if (NowNs() - shown < kProgressNs) continue;
     shown = NowNs();
     progress(*state);

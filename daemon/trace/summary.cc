@@ -12,12 +12,10 @@ float Percentile(const std::vector<float>& sorted, double part) {
   return sorted.empty() ? 0 : sorted[size_t(part * double(sorted.size() - 1) + 0.5)];
 }
 
-Distribution DistributionOf(std::vector<float> values) {
+Distribution DistributionOf(std::vector<float> values, double mean) {
   Distribution out;
   if (values.empty()) return out;
-  double sum = 0;
-  for (const float value : values) sum += value;
-  out.mean = sum / double(values.size());
+  out.mean = mean;
   out.worst_step = uint64_t(std::max_element(values.begin(), values.end()) - values.begin());
   std::sort(values.begin(), values.end());
   out.p50 = Percentile(values, 0.5);
@@ -43,6 +41,7 @@ void Summarizer::Add(const StepRow& row) {
   sum_.tokens += uint64_t(row.tokens);
   sum_.peak_before += uint64_t(row.peak_before);
   sum_.avoided += uint64_t(row.peak_before - row.peak);
+  bound_sum_ += uint64_t(row.lower_bound);
   sum_.replicas += uint64_t(row.replicas);
   sum_.most_replicas = std::max(sum_.most_replicas, uint64_t(row.replicas));
   if (row.time_ns && !sum_.first_ns) sum_.first_ns = row.time_ns;
@@ -56,9 +55,10 @@ void Summarizer::Add(const StepRow& row) {
 }
 
 Summary Summarizer::Finish() {
-  sum_.before = DistributionOf(before_);
-  sum_.after = DistributionOf(after_);
-  sum_.floor = DistributionOf(floor_);
+  const auto mean = [this](uint64_t peaks) { return Imbalance(peaks, sum_.tokens, ranks_); };
+  sum_.before = DistributionOf(before_, mean(sum_.peak_before));
+  sum_.after = DistributionOf(after_, mean(sum_.peak_before - sum_.avoided));
+  sum_.floor = DistributionOf(floor_, mean(bound_sum_));
   if (sum_.planned) sum_.gap = gap_sum_ / double(sum_.planned);
   std::sort(solve_us_.begin(), solve_us_.end());
   sum_.solve_p50_us = Percentile(solve_us_, 0.5);

@@ -9,6 +9,8 @@
 
 namespace ultraep::trace {
 
+// Of the steps' imbalance; `mean` is the sum of their peaks over the sum of their means, as in
+// status, top and the metrics: large steps weigh more.
 struct Distribution {
   double mean = 0, p50 = 0, p99 = 0, worst = 0;
   uint64_t worst_step = 0;
@@ -42,6 +44,7 @@ class Summarizer {
   Summary sum_;
   std::vector<float> before_, after_, floor_, solve_us_;
   double gap_sum_ = 0;
+  uint64_t bound_sum_ = 0;
 };
 
 }  // namespace ultraep::trace

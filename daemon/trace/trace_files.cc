@@ -26,6 +26,10 @@ std::string TraceFiles::Open(const std::string& path) {
   return recorded_ ? OpenDirectory(path) : OpenLoads(path);
 }
 
+std::vector<std::string> TraceFiles::files() const {
+  return recorded_ ? FilesIn(path_) : std::vector<std::string>{path_};
+}
+
 // A recorder may be at work, or was killed: `growing` files may have less or more cells than their
 // header says, and what is whole of both counts.
 std::string TraceFiles::OpenArray(const std::string& path, bool growing, Array* array) {

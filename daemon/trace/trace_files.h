@@ -36,6 +36,7 @@ class TraceFiles {
   const PlanShape& shape() const { return info_.shape; }
   uint64_t steps() const { return info_.steps; }
   bool recorded() const { return recorded_; }  // a directory; else loads alone
+  std::vector<std::string> files() const;      // that it is read from
 
   // The row of a step, 0..steps(). Of loads alone it is counted from them.
   std::string Row(uint64_t step, StepRow* row);

@@ -27,6 +27,13 @@ std::string CheckEmpty(const std::string& directory) {
 
 }  // namespace
 
+std::vector<std::string> FilesIn(const std::string& directory) {
+  std::vector<std::string> files;
+  for (const char* name : {kInfoFile, kLoadsFile, kStepsFile, kReplicasFile})
+    files.push_back(directory + "/" + name);
+  return files;
+}
+
 void CountLoad(const PlanShape& shape, LoadView load, StepRow* row) {
   std::vector<uint64_t> tokens(shape.ranks, 0);
   for (uint32_t r = 0; r < shape.ranks; ++r)

@@ -18,6 +18,9 @@ struct TraceLimits {
   uint64_t bytes = UINT64_MAX;  // of all files
 };
 
+// The files of a trace directory.
+std::vector<std::string> FilesIn(const std::string& directory);
+
 // Peak before, tokens and a bound for a step that nobody planned.
 void CountLoad(const PlanShape& shape, LoadView load, StepRow* row);
 

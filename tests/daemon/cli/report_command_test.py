@@ -95,8 +95,9 @@ class ReportTest(unittest.TestCase):
         flat = loads.reshape(90, 4, 16)
         mains = flat.sum(axis=1).reshape(90, 4, 4).sum(axis=2).astype(int)  # [step][rank]
         before = mains.max(axis=1) * 4 / mains.sum(axis=1)
+        mean = mains.max(axis=1).sum() * 4 / mains.sum()
         values = self.tiles(browser, "tiles")
-        self.assertRegex(values["imbalance, mean"], rf"^{before.mean():.3f} . 1\.\d\d\d$")
+        self.assertRegex(values["imbalance, mean"], rf"^{mean:.3f} . 1\.\d\d\d$")
         self.assertRegex(values["imbalance, worst"], rf"^{before.max():.3f} ")
         drawn = browser.value("document.getElementById('imbalance-time').data.find(t => t.name === "
                               "'before').y")
@@ -181,6 +182,13 @@ class ReportTest(unittest.TestCase):
         self.refused("--steps is '2-3'", self.path("l.npy"), "--slots", 1, "-o", page, "--steps", "2-3")
         np.save(self.path("empty.npy"), np.ones((0, 2, 4), np.uint32))
         self.refused("has no steps", self.path("empty.npy"), "--slots", 1, "-o", page)
+        os.mkdir(self.path("t"))
+        os.link(self.path("l.npy"), self.path("t/l.html"))
+        self.refused("is a file that is read", self.path("l.npy"), "--slots", 1, "-o",
+                     self.path("t/l.html"))
+        self.assertEqual(np.load(self.path("l.npy")).shape, (3, 2, 4))
+        os.remove(self.path("t/l.html"))
+        os.rmdir(self.path("t"))
         with open(page) as file:
             self.assertEqual(file.read(), "the last one")
         self.assertEqual(sorted(os.listdir(self.folder)), ["empty.npy", "l.npy", "other.js", "r.html"])

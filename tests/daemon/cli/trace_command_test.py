@@ -124,6 +124,52 @@ class TraceCommandTest(unittest.TestCase):
                      self.path("part"), "--force")
         self.assertEqual(self.json("info", self.path("part"))["steps"], 7)
 
+    def test_rounds_never_join_passes_between_which_steps_are_missing(self):
+        loads = np.arange(1, 1 + 8 * 2 * 4, dtype=np.uint32).reshape(4, 2, 2, 4)
+        np.save(self.path("loads.npy"), loads)
+        self.json("convert", self.path("loads.npy"), "-o", self.path("t"))
+        rows = np.load(self.path("t/steps.npy"))
+        whole = np.load(self.path("t/loads.npy"))
+
+        def rounds(kept, generations=None):
+            steps = rows[kept].copy()
+            steps[:, 2] = 0  # microbatch: a number that comes again
+            if generations:
+                steps[:, 13] = generations
+            np.save(self.path("t/steps.npy"), steps)
+            np.save(self.path("t/loads.npy"), whole[kept])
+            done = self.json("convert", self.path("t"), "-o", self.path("o.npy"), "--force")
+            return done["rounds"], done["steps_left_out"], np.load(self.path("o.npy"))
+
+        count, left, out = rounds([0, 3, 4, 5])  # layer 1 of the first and 0 of the second pass
+        self.assertEqual((count, left), (1, 2))
+        self.assertTrue((out[0] == loads[2]).all())
+        self.assertEqual(rounds([0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 1, 1])[:2], (2, 2))
+        rows[:4, 1] = [0, 0, 1, 0]  # the first layer again: its round begins anew
+        count, left, out = rounds([0, 1, 2, 3])
+        self.assertEqual((count, left), (1, 2))
+        self.assertTrue((out[0] == whole[1:3]).all())
+
+    def test_an_input_is_never_an_output(self):
+        loads = np.arange(1, 1 + 5 * 2 * 4, dtype=np.uint32).reshape(5, 2, 4)
+        np.save(self.path("loads.npy"), loads)
+        self.json("convert", self.path("loads.npy"), "-o", self.path("t"))
+        for name in ("loads.npy", "steps.npy"):
+            self.refused("is a file that is read", "convert", self.path("t"), "-o",
+                         self.path("t/" + name), "--force")
+        os.mkdir(self.path("u"))
+        np.save(self.path("u/loads.npy"), loads)
+        self.refused("is a file that is read", "convert", self.path("u/loads.npy"), "-o",
+                     self.path("u"), "--force")
+        self.refused("is a file that is read", "import", self.path("u/loads.npy"), "--ranks", 2,
+                     "-o", self.path("u"), "--force")
+        os.symlink("u/loads.npy", self.path("a.csv"))
+        self.refused("is a file that is read", "import", self.path("a.csv"), "--ranks", 2,
+                     "-o", self.path("u"), "--force")
+        self.assertEqual(os.listdir(self.path("u")), ["loads.npy"])
+        self.assertTrue((np.load(self.path("u/loads.npy")) == loads).all())
+        self.assertEqual(self.json("info", self.path("t"))["steps"], 5)
+
     def test_info_says_what_a_hand_worked_trace_comes_to(self):
         # Mains of ranks: [12, 4] = imbalance 1.5, then [8, 8] = 1.
         np.save(self.path("loads.npy"), [[[6, 2], [6, 2]], [[4, 4], [4, 4]]])

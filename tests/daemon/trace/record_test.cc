@@ -5,14 +5,34 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <filesystem>
+#include <functional>
 #include <thread>
 #include <vector>
 
 #include "daemon/trace/trace_files.h"
 #include "protocol/verdict_board.h"
+
+namespace {
+// Called at every look at the clock, which then goes on by 10 ms.
+std::function<void()> at_clock;
+timespec made_now{1000, 0};
+}  // namespace
+
+// In place of the C library's.
+extern "C" int clock_gettime(clockid_t clock, timespec* now) noexcept {
+  if (!at_clock) return int(syscall(SYS_clock_gettime, clock, now));
+  at_clock();
+  made_now.tv_nsec += 10'000'000;
+  made_now.tv_sec += made_now.tv_nsec / 1'000'000'000;
+  made_now.tv_nsec %= 1'000'000'000;
+  *now = made_now;
+  return 0;
+}
 
 namespace ultraep::trace {
 namespace {
@@ -168,6 +188,46 @@ TEST_F(RecordTest, TheTimeLimitAndASignalEndIt) {
   state_ = {};
   EXPECT_EQ(Run(ring), "");
   EXPECT_EQ(state_.ended, "time limit");
+}
+
+TEST_F(RecordTest, ItEndsAlsoWhenTheRingIsNeverEmpty) {
+  for (const bool by_signal : {false, true}) {
+    Ring ring;
+    uint64_t looks = 0, sequence = 0;
+    std::atomic<bool> stop{by_signal};
+    options_.stop = &stop;
+    options_.force = true;
+    options_.seconds = by_signal ? 0 : 2;
+    at_clock = [&] {
+      if (++looks > 100'000) return;  // so that a recorder that never looks at it ends as well
+      while (ring.Add(sequence, {})) ++sequence;
+    };
+    state_ = {};
+    uint64_t shown = 0;
+    EXPECT_EQ(Record(
+                  ours_.get(), ring.fd(), Started(), options_,
+                  [&shown](const RecordState&) { ++shown; }, &state_),
+              "");
+    at_clock = nullptr;
+    EXPECT_EQ(state_.ended, by_signal ? "signal" : "time limit");
+    EXPECT_LT(looks, 1000u);
+    if (!by_signal) {
+      EXPECT_GT(shown, 2u);
+    }
+  }
+}
+
+TEST_F(RecordTest, WhatIsInTheRingWhenTheDaemonEndsIsStillTaken) {
+  Ring ring;
+  uint64_t sequence = 0;
+  at_clock = [&] {
+    while (sequence < 500 && ring.Add(sequence, {})) ++sequence;
+  };
+  daemons_.reset();
+  EXPECT_EQ(Run(ring), "");
+  at_clock = nullptr;
+  EXPECT_EQ(state_.steps, 500u);
+  EXPECT_EQ(state_.ended, "the daemon closed the connection");
 }
 
 TEST_F(RecordTest, FallbacksAreCountedFromTheirLoads) {
