@@ -1,4 +1,7 @@
 // ultraepctl: one subcommand per file, listed here.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <iterator>
 #include <string>
@@ -35,12 +38,28 @@ const Command* Find(const std::string& name) {
   return nullptr;
 }
 
-// The first given flag that the command does not take, or empty.
-std::string Misplaced(const Command& command, const std::vector<std::string>& given) {
-  const std::string takes = " " + std::string(command.flags) + " ";
-  for (const std::string& flag : given)
-    if (takes.find(" " + flag + " ") == std::string::npos) return flag;
+// Which given flag the command does not take, in words, or empty.
+std::string Misplaced(const Command& command, const ultraep::CommandLine& line) {
+  std::string name = command.name, takes = command.flags;
+  for (const ultraep::Verb& verb : command.verbs) {
+    if (line.positional.empty() || line.positional[0] != verb.name) continue;
+    name += std::string(" ") + verb.name;
+    takes = verb.flags;
+  }
+  for (const std::string& flag : line.flags)
+    if ((" " + takes + " ").find(" " + flag + " ") == std::string::npos)
+      return name + " does not take --" + flag;
   return "";
+}
+
+// Where a standard stream is closed, what is opened next would take its number, and output would go
+// into the daemon's socket. Writing to these fails instead.
+void OccupyStandardStreams() {
+  for (int fd = 0; fd <= STDERR_FILENO;) {
+    fd = open("/dev/null", O_RDONLY);
+    if (fd < 0) return;
+    if (fd > STDERR_FILENO) close(fd);
+  }
 }
 
 int UsageError(const std::string& text) {
@@ -52,6 +71,7 @@ int UsageError(const std::string& text) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  OccupyStandardStreams();
   ultraep::CommandLine line = ultraep::ParseFlags({argv + 1, argv + argc});
   std::string name;
   if (!line.positional.empty()) {
@@ -81,9 +101,9 @@ int main(int argc, char** argv) {
   }
   if (name.empty()) return UsageError("no command given");
   if (!command) return UsageError("unknown command '" + name + "'");
-  if (const std::string flag = Misplaced(*command, line.flags); !flag.empty()) {
-    std::fprintf(stderr, "ultraepctl: %s does not take --%s; see `ultraepctl %s --help`\n",
-                 command->name, flag.c_str(), command->name);
+  if (const std::string wrong = Misplaced(*command, line); !wrong.empty()) {
+    std::fprintf(stderr, "ultraepctl: %s; see `ultraepctl %s --help`\n", wrong.c_str(),
+                 command->name);
     return ultraep::kExitUsage;
   }
   const int status = command->run(line.positional);

@@ -91,7 +91,7 @@ int RunEvents(const std::vector<std::string>& positional) {
   const bool follow = !absl::GetFlag(FLAGS_no_follow);
   int64_t history = absl::GetFlag(FLAGS_history);
   if (history < -1)
-    return Fail(kExitUsage, absl::StrFormat("--history is %d, must be -1 or more", history));
+    return Fail(kExitFailed, absl::StrFormat("--history is %d, must be -1 or more", history));
   if (history < 0) history = follow ? kHistoryFollowed : INT64_MAX;
   const Printer printer;
   const std::string path = SocketPath();

@@ -81,6 +81,7 @@ int RunReport(const std::vector<std::string>& positional) {
   if (absl::GetFlag(FLAGS_json)) {
     const nlohmann::ordered_json json = {{"output", options.output},
                                          {"steps", source.steps()},
+                                         {"steps_lost", source.lost()},
                                          {"steps_in_full", result.embedded},
                                          {"steps_compared", result.compared},
                                          {"data_bytes", result.data_bytes}};
@@ -91,6 +92,9 @@ int RunReport(const std::vector<std::string>& positional) {
                 static_cast<unsigned long long>(result.embedded),
                 static_cast<unsigned long long>(result.compared),
                 double(result.data_bytes) / double(kMib));
+    if (source.lost() > 0)
+      std::printf("%llu of %llu steps are whole\n", static_cast<unsigned long long>(source.steps()),
+                  static_cast<unsigned long long>(source.steps() + source.lost()));
   }
   return kExitOk;
 }

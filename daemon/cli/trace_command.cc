@@ -70,9 +70,9 @@ int ConvertTrace(const std::string& path) {
   std::string wrong = trace.Open(path);
   if (wrong.empty()) wrong = TakeStepRange(trace.steps(), &range);
   if (!wrong.empty()) return FailTrace(kExitFailed, wrong);
-  if (absl::EndsWith(output, ".npy"))
+  if (absl::EndsWithIgnoreCase(output, ".npy"))
     wrong = trace::ToNpy(&trace, range, output, force, &done);
-  else if (absl::EndsWith(output, ".csv"))
+  else if (absl::EndsWithIgnoreCase(output, ".csv"))
     wrong = trace::ToCsv(&trace, range, output, force, absl::GetFlag(FLAGS_by_rank), &done);
   else
     wrong = trace::ToDirectory(&trace, range, output, force, &done);
@@ -104,7 +104,7 @@ int ImportTrace(const std::string& path) {
   options.directory = absl::GetFlag(FLAGS_output);
   options.force = absl::GetFlag(FLAGS_force);
   trace::ImportResult result;
-  const std::string wrong = absl::EndsWith(path, ".npy")
+  const std::string wrong = absl::EndsWithIgnoreCase(path, ".npy")
                                 ? trace::ImportCounts(path, options, &result)
                                 : trace::ImportCsv(path, options, &result);
   if (!wrong.empty()) return FailTrace(kExitFailed, wrong);
@@ -124,6 +124,13 @@ int ImportTrace(const std::string& path) {
   std::printf("\n");
   return kExitOk;
 }
+
+constexpr Verb kVerbs[] = {
+    {"record", "socket json output group seconds steps max_mib ring_mib force"},
+    {"info", "json verify"},
+    {"convert", "json output steps by_rank force"},
+    {"import", "json output ranks experts slots force"},
+};
 
 const Command kTraceCommand = {
     "trace", "record loads and plans of a running group; look at traces and convert them",
@@ -174,6 +181,6 @@ const Command kTraceCommand = {
     "--slots S            redundant slots per rank, 0..32, for whoever plans it later\n"
     "\n"
     "Exit status: 0 done, 1 failed or plans differ, 2 the command line is not understood.\n",
-    RunTrace};
+    RunTrace, kVerbs};
 
 }  // namespace ultraep

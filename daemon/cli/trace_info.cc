@@ -9,6 +9,7 @@
 #include "daemon/cli/command.h"
 #include "daemon/cli/flags.h"
 #include "daemon/cli/progress.h"
+#include "daemon/cli/terminal.h"
 #include "daemon/cli/trace_commands.h"
 #include "daemon/planner/solve_plan.h"
 #include "daemon/trace/summary.h"
@@ -81,6 +82,7 @@ Json ToJson(const trace::TraceFiles& trace, const trace::Summary& s) {
           {"expert_bytes", info.expert_bytes},
           {"epsilon", info.options.epsilon_ppm / 1e6},
           {"steps", s.steps},
+          {"steps_lost", trace.lost()},
           {"dropped", info.dropped},
           {"layers", s.layers},
           {"generations", s.generations.size()},
@@ -109,15 +111,18 @@ void PrintDistribution(const char* name, const trace::Distribution& s) {
 
 void PrintTable(const trace::TraceFiles& trace, const trace::Summary& s) {
   const trace::TraceInfo& info = trace.info();
-  std::printf("%s: %s%s%s%s%s\n", trace.path().c_str(), info.source.c_str(),
-              info.group.empty() ? "" : ", group ", info.group.c_str(),
-              info.started.empty() ? "" : ", ", info.started.c_str());
+  std::printf("%s: %s%s%s%s%s\n", trace.path().c_str(), Printable(info.source).c_str(),
+              info.group.empty() ? "" : ", group ", Printable(info.group).c_str(),
+              info.started.empty() ? "" : ", ", Printable(info.started).c_str());
   std::printf("  %u ranks, %u experts, %u slots per rank, domain %u, epsilon %g\n",
               info.shape.ranks, info.shape.experts, info.shape.slots, info.shape.domain_size,
               info.options.epsilon_ppm / 1e6);
   std::printf("  %llu steps of %zu layers in %.1f s, %zu generations, %llu missed\n",
               static_cast<Number>(s.steps), s.layers.size(), double(s.last_ns - s.first_ns) / 1e9,
               s.generations.size(), static_cast<Number>(info.dropped));
+  if (trace.lost() > 0)
+    std::printf("  %llu of %llu steps are whole: of the others something is missing in the files\n",
+                static_cast<Number>(s.steps), static_cast<Number>(s.steps + trace.lost()));
   std::printf(
       "  verdicts: %llu planned, %llu fallback (deadline %llu, order %llu, bad row %llu), "
       "%llu without one\n\n",
@@ -146,11 +151,11 @@ int ShowTrace(const std::string& path) {
   trace::Summarizer summarizer(trace.shape().ranks);
   {
     Progress progress("read", trace.steps());
-    trace::StepRow row;
+    trace::TraceStep step;  // whole, so that every figure is checked
     for (uint64_t i = 0; i < trace.steps(); ++i) {
-      if (std::string wrong = trace.Row(i, &row); !wrong.empty())
+      if (std::string wrong = trace.Read(i, &step); !wrong.empty())
         return FailTrace(kExitFailed, wrong);
-      summarizer.Add(row);
+      summarizer.Add(step.row);
       progress.Done(i + 1);
     }
   }

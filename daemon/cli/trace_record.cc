@@ -11,6 +11,7 @@
 #include "daemon/cli/command.h"
 #include "daemon/cli/daemon_connection.h"
 #include "daemon/cli/flags.h"
+#include "daemon/cli/terminal.h"
 #include "daemon/cli/trace_commands.h"
 #include "daemon/trace/record.h"
 #include "nlohmann/json.hpp"
@@ -119,7 +120,7 @@ int RecordTrace() {
                          ? wrong
                          : absl::StrFormat("%s\nultraepctl trace: the %d steps before are whole",
                                            wrong, state.steps));
-  PrintResult(GetText(started.config.name), options.directory, state);
+  PrintResult(Printable(GetText(started.config.name)), options.directory, state);
   return kExitOk;
 }
 

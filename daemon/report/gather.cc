@@ -149,7 +149,7 @@ void Gather::AddHeat(uint64_t number, uint64_t layer, const trace::TraceStep& st
     if (over_time) expert_.Add(cell * shape_.experts + e, share);
   }
   if (!over_time) return;
-  RankTokens(shape_, step, &tokens_before_, &tokens_after_);
+  trace::RankTokens(shape_, step, &tokens_before_, &tokens_after_);
   for (uint32_t r = 0; r < shape_.ranks; ++r) {
     rank_before_.Add(cell * shape_.ranks + r, double(tokens_before_[r]) * shape_.ranks / tokens);
     rank_after_.Add(cell * shape_.ranks + r, double(tokens_after_[r]) * shape_.ranks / tokens);

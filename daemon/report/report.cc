@@ -29,6 +29,7 @@ Json HeadJson(const StepSource& source) {
           {"cost_expert_us", double(options.cost.expert) / 1e6},
           {"cost_instance_us", double(options.cost.instance) / 1e6},
           {"dropped", info.dropped},
+          {"steps_lost", source.lost()},
           {"replanned", source.replans()},
           {"version", kBuildVersion}};
 }

@@ -145,8 +145,9 @@ function fillHead() {
       `${fixed(100 * s.avoided / Math.max(1, s.peak_before), 1)} % of all peaks`);
   tile(
       tiles, 'steps', count(s.steps),
-      (s.seconds ? `in ${fixed(s.seconds, 1)} s, ` : '') + `${count(h.dropped)} missed`,
-      h.dropped > 0);
+      (s.seconds ? `in ${fixed(s.seconds, 1)} s, ` : '') + `${count(h.dropped)} missed` +
+          (h.steps_lost ? `, ${count(h.steps_lost)} not whole` : ''),
+      h.dropped + h.steps_lost > 0);
   tile(
       tiles, 'fallbacks', count(s.fallback),
       ['', 'deadline', 'order', 'bad row']

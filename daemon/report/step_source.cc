@@ -40,17 +40,6 @@ std::string StepSource::Read(uint64_t step, trace::TraceStep* out) {
   return "";
 }
 
-void RankTokens(const PlanShape& shape, const trace::TraceStep& step, std::vector<uint64_t>* before,
-                std::vector<uint64_t>* after) {
-  before->assign(shape.ranks, 0);
-  for (uint32_t e = 0; e < shape.experts; ++e) (*before)[shape.home(e)] += step.expert_tokens[e];
-  *after = *before;
-  for (const Replica& r : step.replicas) {
-    (*after)[shape.home(r.expert)] -= r.tokens;
-    (*after)[r.rank] += r.tokens;
-  }
-}
-
 uint32_t BusiestLink(const PlanShape& shape, const std::vector<Replica>& replicas) {
   std::vector<uint32_t> sends(shape.ranks, 0), receives(shape.ranks, 0);
   uint32_t most = 0;

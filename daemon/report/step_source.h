@@ -22,6 +22,7 @@ class StepSource {
   const trace::TraceInfo& info() const { return trace_.info(); }
   bool replans() const { return replans_; }
   uint64_t steps() const { return trace_.steps(); }
+  uint64_t lost() const { return trace_.lost(); }
   std::string Read(uint64_t step, trace::TraceStep* out);
   // Only what needs no plan: layer, microbatch.
   std::string Row(uint64_t step, trace::StepRow* row) { return trace_.Row(step, row); }
@@ -37,10 +38,6 @@ class StepSource {
   PlanWorkspace workspace_;
   Plan plan_;
 };
-
-// Tokens of every rank without replicas, and under them.
-void RankTokens(const PlanShape& shape, const trace::TraceStep& step, std::vector<uint64_t>* before,
-                std::vector<uint64_t>* after);
 
 // Experts through the busiest link: the most that one rank sends or receives.
 uint32_t BusiestLink(const PlanShape& shape, const std::vector<Replica>& replicas);

@@ -120,7 +120,9 @@ std::string ToDirectory(TraceFiles* trace, StepRange range, const std::string& p
     done->steps += wrong.empty();
   }
   const std::string last = writer.Flush();
-  return wrong.empty() ? last : wrong;
+  if (wrong.empty()) wrong = last;
+  if (!wrong.empty()) writer.Discard();
+  return wrong;
 }
 
 }  // namespace ultraep::trace

@@ -61,6 +61,7 @@ std::string ImportWriter::Finish(ImportResult* result) {
   const std::string wrong = writer_.Flush();
   result->info = *writer_.info();
   result->empty = empty_;
+  finished_ = wrong.empty();
   return wrong;
 }
 

@@ -33,9 +33,12 @@ std::string ImportCounts(const std::string& path, const ImportOptions& options,
 // Counts of an expert without their sources: as even as it goes, the remainder to the first ranks.
 void Spread(uint64_t count, uint32_t ranks, uint32_t experts, uint32_t expert, uint32_t* matrix);
 
-// Writes matrices one after the other.
+// Writes matrices one after the other; takes all away again when it was not finished.
 class ImportWriter {
  public:
+  ~ImportWriter() {
+    if (!finished_) writer_.Discard();
+  }
   std::string Create(const ImportOptions& options, const PlanShape& shape, uint32_t layers,
                      const std::string& source);
   std::string Add(uint64_t step, uint32_t layer, const uint32_t* matrix);
@@ -45,6 +48,7 @@ class ImportWriter {
   TraceWriter writer_;
   PlanShape shape_;
   uint64_t empty_ = 0;
+  bool finished_ = false;
 };
 
 // Ranks, experts and slots as a shape that can be planned for; experts are rounded up.

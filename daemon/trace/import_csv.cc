@@ -14,6 +14,7 @@
 #include "daemon/trace/import.h"
 #include "daemon/trace/output_file.h"
 #include "protocol/limits.h"
+#include "protocol/npy.h"
 
 namespace ultraep::trace {
 namespace {
@@ -82,8 +83,8 @@ class Csv {
     for (size_t i = 0; i < words.size(); ++i) {
       const int column = Named(absl::AsciiStrToLower(absl::StripAsciiWhitespace(words[i])));
       if (column < 0)
-        return "column '" + words[i] + "'; known are step, layer, rank, expert and count";
-      if (at_[column] >= 0) return "column '" + words[i] + "' stands there twice";
+        return "column '" + npy::Printable(words[i]) + "'; known are step, layer, rank, expert and count";
+      if (at_[column] >= 0) return "column '" + npy::Printable(words[i]) + "' stands there twice";
       at_[column] = int(i);
     }
     if (has(kLayer) && has(kExpert) && has(kCount)) return "";
@@ -111,7 +112,7 @@ class Csv {
       const std::string& word = words[size_t(at_[column])];
       if (!absl::SimpleAtoi(word, &cells->value[column]) || cells->value[column] > kLimits[column])
         return Wrong(
-            absl::StrFormat("%s is '%s', must be 0..%d", kNames[column], word, kLimits[column]));
+            absl::StrFormat("%s is '%s', must be 0..%d", kNames[column], npy::Printable(word), kLimits[column]));
     }
     return "";
   }

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_format.h"
 #include "daemon/trace/trace_writer.h"
+#include "protocol/operator_messages.h"
 #include "protocol/verdict_board.h"
 
 namespace ultraep::trace {
@@ -68,6 +69,7 @@ std::string TraceFiles::OpenDirectory(const std::string& path) {
   if (wrong.empty()) wrong = OpenArray(base + kReplicasFile, true, &replicas_);
   if (wrong.empty()) wrong = CheckShapes();
   if (!wrong.empty()) return wrong;
+  said_ = info_.steps;
   info_.steps = std::min(loads_.rows, step_rows_.rows);
   DropUnfinished();
   return "";
@@ -144,9 +146,13 @@ std::string TraceFiles::Row(uint64_t step, StepRow* row) {
     return Wrong(step, absl::StrFormat("layer is %d, must be below %d", row->layer, info_.layers));
   if (row->verdict < 0 || row->verdict > int64_t(Verdict::kFailed))
     return Wrong(step, absl::StrFormat("verdict is %d, must be 0..4", row->verdict));
-  if (row->peak > row->peak_before || row->peak_before > row->tokens)
-    return Wrong(step, absl::StrFormat("peak %d, peak_before %d and tokens %d must rise", row->peak,
-                                       row->peak_before, row->tokens));
+  if (row->reason < 0 || row->reason > int64_t(FallbackReason::kBadRow))
+    return Wrong(step, absl::StrFormat("reason is %d, must be 0..3", row->reason));
+  if (row->lower_bound > row->peak || row->peak > row->peak_before ||
+      row->peak_before > row->tokens)
+    return Wrong(step, absl::StrFormat(
+                           "lower_bound %d, peak %d, peak_before %d and tokens %d must rise",
+                           row->lower_bound, row->peak, row->peak_before, row->tokens));
   const uint64_t most = uint64_t{shape().ranks} * shape().slots;
   if (row->replicas < 0 || uint64_t(row->replicas) > most || row->first_replica < 0 ||
       uint64_t(row->first_replica) > replicas_.rows ||
@@ -179,12 +185,15 @@ std::string TraceFiles::CopyTokens(uint64_t step, std::vector<uint32_t>* tokens)
   return "";
 }
 
-std::string TraceFiles::CopyReplicas(const TraceStep& step, std::vector<Replica>* replicas) const {
+std::string TraceFiles::CopyReplicas(uint64_t number, const StepRow& row,
+                                     std::vector<Replica>* replicas) const {
   replicas->clear();
-  for (int64_t i = 0; i < step.row.replicas; ++i) {
-    const uint64_t cell = uint64_t(step.row.first_replica + i) * 6;
+  for (int64_t i = 0; i < row.replicas; ++i) {
+    const uint64_t cell = uint64_t(row.first_replica + i) * 6;
     int64_t v[6];
     for (uint64_t k = 0; k < 6; ++k) v[k] = replicas_.npy.at(cell + k);
+    if (v[0] < 0 || uint64_t(v[0]) != number)
+      return absl::StrFormat("replica %d is said to be of step %d", i, v[0]);
     if (v[1] < 0 || v[1] > UINT32_MAX || v[2] < 0 || v[2] > UINT16_MAX || v[3] < 0 ||
         v[3] > UINT16_MAX || v[4] < -1 || v[4] > INT32_MAX || v[5] < 0)
       return absl::StrFormat("replica %d has a number that no replica can have", i);
@@ -221,11 +230,27 @@ std::string TraceFiles::Read(uint64_t step, TraceStep* out) {
                                        "loads.npy",
                                        out->row.tokens, out->row.peak_before, counted.tokens,
                                        counted.peak_before));
-  if (std::string wrong = CopyReplicas(*out, &out->replicas); !wrong.empty())
+  if (std::string wrong = CopyReplicas(step, out->row, &out->replicas); !wrong.empty())
     return Wrong(step, wrong);
   const PlanFault fault =
       checker_.Check(shape(), out->replicas, [out](uint32_t e) { return out->expert_tokens[e]; });
-  return fault ? Wrong(step, fault.text()) : "";
+  if (fault) return Wrong(step, fault.text());
+  RankTokens(shape(), *out, &before_, &after_);
+  const uint64_t peak = *std::max_element(after_.begin(), after_.end());
+  if (peak == uint64_t(out->row.peak)) return "";
+  return Wrong(step, absl::StrFormat("its peak is %d in steps.npy, %d by its load and replicas",
+                                     out->row.peak, peak));
+}
+
+void RankTokens(const PlanShape& shape, const TraceStep& step, std::vector<uint64_t>* before,
+                std::vector<uint64_t>* after) {
+  before->assign(shape.ranks, 0);
+  for (uint32_t e = 0; e < shape.experts; ++e) (*before)[shape.home(e)] += step.expert_tokens[e];
+  *after = *before;
+  for (const Replica& r : step.replicas) {
+    (*after)[shape.home(r.expert)] -= r.tokens;
+    (*after)[r.rank] += r.tokens;
+  }
 }
 
 }  // namespace ultraep::trace

@@ -35,6 +35,8 @@ class TraceFiles {
   const TraceInfo& info() const { return info_; }
   const PlanShape& shape() const { return info_.shape; }
   uint64_t steps() const { return info_.steps; }
+  // Steps that trace.json counts and of which something is missing.
+  uint64_t lost() const { return said_ > info_.steps ? said_ - info_.steps : 0; }
   bool recorded() const { return recorded_; }  // a directory; else loads alone
   std::vector<std::string> files() const;      // that it is read from
 
@@ -55,7 +57,7 @@ class TraceFiles {
   std::string CheckShapes();
   void DropUnfinished();
   std::string CopyTokens(uint64_t step, std::vector<uint32_t>* tokens) const;
-  std::string CopyReplicas(const TraceStep& step, std::vector<Replica>* replicas) const;
+  std::string CopyReplicas(uint64_t number, const StepRow& row, std::vector<Replica>* replicas) const;
   StepRow RawRow(uint64_t step) const;
   std::string Wrong(uint64_t step, const std::string& what) const;
 
@@ -63,9 +65,15 @@ class TraceFiles {
   TraceInfo info_;
   bool recorded_ = false;
   Array loads_, step_rows_, replicas_;
+  uint64_t said_ = 0;  // steps, by trace.json
   uint64_t layers_per_step_ = 1;  // of loads alone
   PlanChecker checker_;
+  std::vector<uint64_t> before_, after_;  // tokens of every rank
 };
+
+// Tokens of every rank without replicas and with them.
+void RankTokens(const PlanShape& shape, const TraceStep& step, std::vector<uint64_t>* before,
+                std::vector<uint64_t>* after);
 
 // "[4, 8]"
 std::string ShapeText(const std::vector<uint64_t>& shape);

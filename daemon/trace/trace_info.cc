@@ -3,6 +3,7 @@
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
 #include "protocol/check_plan.h"
+#include "protocol/npy.h"
 
 namespace ultraep::trace {
 namespace {
@@ -84,7 +85,7 @@ std::string TraceInfo::FromJson(std::string_view text) {
   const auto version = json.find("version");
   if (version == json.end() || *version != kVersion)
     return absl::StrFormat("its version is %s, this program reads %d",
-                           version == json.end() ? "missing" : version->dump(), kVersion);
+                           version == json.end() ? "missing" : npy::Printable(version->dump()), kVersion);
   constexpr uint64_t kPs = uint64_t{1} << 40;  // CostModel
   Fields fields(json);
   fields.Number("ranks", &shape.ranks, kMaxRanks);

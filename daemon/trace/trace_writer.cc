@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -37,7 +38,9 @@ std::vector<std::string> FilesIn(const std::string& directory) {
 void CountLoad(const PlanShape& shape, LoadView load, StepRow* row) {
   std::vector<uint64_t> tokens(shape.ranks, 0);
   for (uint32_t r = 0; r < shape.ranks; ++r)
-    for (uint32_t e = 0; e < shape.experts; ++e) tokens[shape.home(e)] += load.at(r, e);
+    for (uint32_t e = 0, home = 0; home < shape.ranks; ++home)
+      for (const uint32_t end = e + shape.experts / shape.ranks; e < end; ++e)
+        tokens[home] += load.at(r, e);
   uint64_t total = 0;
   for (const uint64_t n : tokens) total += n;
   row->tokens = int64_t(total);
@@ -49,13 +52,24 @@ std::string TraceWriter::Create(const std::string& directory, const TraceInfo& i
                                 const TraceLimits& limits, bool force) {
   info_ = info;
   limits_ = limits;
-  if (mkdir(directory.c_str(), 0755)) {
+  directory_ = directory;
+  made_ = mkdir(directory.c_str(), 0755) == 0;
+  if (!made_) {
     if (errno == ENOENT) return directory + ": cannot be made: the directory above does not exist";
     if (errno != EEXIST) return directory + ": cannot be made: " + std::strerror(errno);
     if (!force)
       if (std::string wrong = CheckEmpty(directory); !wrong.empty()) return wrong;
   }
-  return Open(directory, force ? O_TRUNC : O_EXCL);
+  const std::string wrong = Open(directory, force ? O_TRUNC : O_EXCL);
+  opened_ = wrong.empty();
+  if (!opened_) Discard();
+  return wrong;
+}
+
+void TraceWriter::Discard() {
+  if (!made_ && !opened_) return;
+  for (const std::string& file : FilesIn(directory_)) unlink(file.c_str());
+  if (made_) rmdir(directory_.c_str());
 }
 
 std::string TraceWriter::Open(const std::string& directory, int flags) {

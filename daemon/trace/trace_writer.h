@@ -35,6 +35,8 @@ class TraceWriter {
   // `row` as it will stand there but for replicas and first_replica.
   std::string Add(StepRow row, LoadView load, std::span<const Replica> replicas);
   std::string Flush();
+  // Takes away what it has made: half of a trace looks like a whole one.
+  void Discard();
 
   uint64_t steps() const { return steps_.rows(); }  // added; fewer are on the disk
   uint64_t bytes() const;
@@ -44,6 +46,9 @@ class TraceWriter {
   std::string Open(const std::string& directory, int flags);
   std::string WriteInfo();
 
+  std::string directory_;
+  bool made_ = false;    // the directory
+  bool opened_ = false;  // all files
   TraceInfo info_;
   TraceLimits limits_;
   std::string info_path_;

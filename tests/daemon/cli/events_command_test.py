@@ -161,7 +161,7 @@ class EventsTest(unittest.TestCase):
         self.assertEqual(process.wait(60), -signal.SIGPIPE)
 
     def test_what_is_not_understood_is_refused(self):
-        for status, arguments, part in ((2, ["--history", "-2"], "must be -1 or more"),
+        for status, arguments, part in ((1, ["--history", "-2"], "must be -1 or more"),
                                         (1, ["--history", "all"], "--history"),
                                         (2, ["--interval", "1"], "does not take --interval"),
                                         (2, ["argument"], "argument"),

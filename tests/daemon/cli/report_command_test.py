@@ -163,6 +163,25 @@ class ReportTest(unittest.TestCase):
         self.assertLess(sizes[0], 1.2 * 2**20)
         self.assertLess(sizes[1], 4.2 * 2**20)
 
+    def test_into_a_pipe_through_a_link_and_of_a_trace_that_is_not_whole(self):
+        self.loads("l.npy", (3, 2, 4))
+        run("trace", "convert", self.path("l.npy"), "-o", self.path("t"))
+        with open(self.path("t/trace.json")) as file:
+            info = json.load(file)
+        with open(self.path("t/trace.json"), "w") as file:
+            json.dump({**info, "steps": 5}, file)
+        arguments = [self.path("t"), "--slots", 1, "--baseline-steps", 0, "-o"]
+        done = run("report", *arguments, "/dev/stdout")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn('"steps_lost":2', done.stdout)
+        self.assertTrue(done.stdout.endswith("3 of 5 steps are whole\n"), done.stdout[-200:])
+        os.symlink("r.html", self.path("link.html"))
+        with open(self.path("r.html"), "w") as file:
+            file.write("the last one")
+        self.assertEqual(run("report", *arguments, self.path("link.html")).returncode, 0)
+        self.assertTrue(os.path.islink(self.path("link.html")))
+        self.assertGreater(os.path.getsize(self.path("r.html")), 100)
+
     def test_what_cannot_be_drawn_is_refused_and_nothing_is_written(self):
         self.loads("l.npy", (3, 2, 4))
         page = self.path("r.html")

@@ -60,6 +60,13 @@ class StatusTest(unittest.TestCase):
         replay.process.terminate()
         self.assertEqual(replay.finish(60)[0], 0)
 
+    def test_a_closed_output_is_an_error_and_not_a_message_to_the_daemon(self):
+        ctl = [os.path.join(BIN, "ultraepctl"), "status", "--socket", self.daemon.socket]
+        done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *ctl], capture_output=True,
+                              text=True, timeout=60)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("cannot write to standard output", done.stderr)
+
     def test_quiet_tells_by_its_exit_whether_all_groups_are_planned(self):
         daemon = Daemon(BIN, "--lease_ms", "1000")
         self.addCleanup(daemon.close)

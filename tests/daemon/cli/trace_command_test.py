@@ -150,6 +150,61 @@ class TraceCommandTest(unittest.TestCase):
         self.assertEqual((count, left), (1, 2))
         self.assertTrue((out[0] == whole[1:3]).all())
 
+    def planned(self, name):
+        """A trace of one step with its plan, as a recorder would have written it."""
+        np.save(self.path("one.npy"), [[[90, 5, 1, 2], [60, 3, 9, 4]]])
+        self.json("convert", self.path("one.npy"), "-o", self.path(name))
+        plan = json.loads(run("plan", self.path("one.npy"), "--slots", 1, "--json").stdout)["plans"][0]
+        rows = [[0, r["expert"], r["rank"], r["slot"], t["parent"], r["tokens"]]
+                for r, t in zip(plan["replicas"], plan["transfers"])]
+        steps = np.load(self.path(name + "/steps.npy"))
+        steps[0, [3, 7, 8, 9]] = [1, plan["peak"], plan["lower_bound"], len(rows)]
+        np.save(self.path(name + "/steps.npy"), steps)
+        np.save(self.path(name + "/replicas.npy"), np.array(rows, np.int64).reshape(-1, 6))
+        self.patch_info(name, slots=1)
+        return steps
+
+    def patch_info(self, name, **fields):
+        with open(self.path(name + "/trace.json")) as file:
+            info = json.load(file)
+        self.write(name + "/trace.json", json.dumps({**info, **fields}))
+
+    def test_verify_compares_plans_and_certificates(self):
+        steps = self.planned("t")
+        self.assertGreater(steps[0, 9], 0)
+        done = self.json("info", self.path("t"), "--verify")
+        self.assertEqual(done["verified"], {"plans": 1, "differ": 0})
+        steps[0, 8] -= 1  # the bound, which nothing but planning again knows
+        np.save(self.path("t/steps.npy"), steps)
+        done = run("trace", "info", self.path("t"), "--verify")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("the first at step 0: the certificate", done.stderr)
+        steps[0, 7] += 1
+        np.save(self.path("t/steps.npy"), steps)
+        self.refused("step 0: its peak is", "info", self.path("t"))
+
+    def test_what_is_missing_is_said_and_no_text_drives_the_terminal(self):
+        self.planned("t")
+        self.patch_info("t", steps=5, group="\033[2Jg", source="s\033]0;x\007", started="\x9b1m")
+        self.assertEqual(self.json("info", self.path("t"))["steps_lost"], 4)
+        table = run("trace", "info", self.path("t")).stdout
+        self.assertIn("1 of 5 steps are whole", table)
+        self.assertIn("group ?[2Jg", table)
+        self.assertTrue(table.replace("\n", "").isprintable() and table.isascii(), table)
+        self.patch_info("t", steps=1)
+        self.assertNotIn("are whole", run("trace", "info", self.path("t")).stdout)
+
+    def test_what_fails_leaves_nothing_behind(self):
+        loads = np.ones((3, 2, 4), np.int64)
+        loads[2] = -1
+        np.save(self.path("l.npy"), loads)
+        self.refused("has -1 tokens", "convert", self.path("l.npy"), "-o", self.path("t"))
+        self.refused("has the count -1", "import", self.path("l.npy"), "--ranks", 2, "-o",
+                     self.path("t"))
+        path = self.write("a.csv", f"0,0,0,1,5\n1,0,0,0,{2**32 - 1}\n1,0,0,1,{2**32 - 1}\n")
+        self.refused("rank 0 has", "import", path, "--ranks", 2, "-o", self.path("t"))
+        self.assertEqual(sorted(os.listdir(self.folder)), ["a.csv", "l.npy"])
+
     def test_an_input_is_never_an_output(self):
         loads = np.arange(1, 1 + 5 * 2 * 4, dtype=np.uint32).reshape(5, 2, 4)
         np.save(self.path("loads.npy"), loads)
@@ -202,6 +257,12 @@ class TraceCommandTest(unittest.TestCase):
         self.refused("takes one path", "info", status=2)
         self.refused("needs -o", "convert", "x", status=2)
         self.refused("does not take", "info", "x", "--epsilon", "1", status=2)
+        self.refused("trace info does not take --group", "info", "x", "--group", "g", status=2)
+        self.refused("trace import does not take --steps", "import", "x", "--steps", "1", status=2)
+        np.save(self.path("l.npy"), np.ones((2, 2, 4), np.uint32))
+        for name in ("OUT.CSV", "OUT.Npy"):
+            self.json("convert", self.path("l.npy"), "-o", self.path(name))
+            self.assertTrue(os.path.isfile(self.path(name)))
         self.refused("is ultraepd running", "record", "-o", self.path("t"), "--socket", "/no/where")
         self.assertFalse(os.path.exists(self.path("t")), "nothing is written without a daemon")
 

@@ -74,7 +74,13 @@ class Ring {
     });
     head_ += count;
   }
-  // False when the ring has no room; then the step is dropped and counted.
+  static std::vector<uint32_t> Load(uint32_t tokens) {
+    std::vector<uint32_t> load(12, tokens);
+    load[0] += 10;  // expert 0, from rank 0
+    return load;
+  }
+  // False when the ring has no room; then the step is dropped and counted. Replicas are none, one of
+  // expert 0 with 5 tokens, or that and one which brings as many back.
   bool Add(uint64_t sequence, const std::vector<Replica>& replicas, uint32_t tokens = 10) {
     const PlanShape shape = Started().config.shape();
     TraceRecord record;
@@ -89,9 +95,10 @@ class Ring {
     record.microbatch = uint32_t(sequence / 3);
     record.verdict = uint16_t(Verdict::kPlan);
     record.replicas = uint32_t(replicas.size());
-    const uint64_t mains = 2 * tokens;  // of one expert
-    record.certificate = {6 * mains, 3 * mains, 3 * mains, 3 * mains};
-    const std::vector<uint32_t> load(12, tokens);
+    const uint64_t mains = 6 * uint64_t{tokens};  // of one rank
+    record.certificate = {2 * mains + 10, mains + 10, mains + (replicas.size() == 1 ? 5 : 10),
+                          mains + 5};
+    const std::vector<uint32_t> load = Load(tokens);
     Put(&record, sizeof record);
     Put(load.data(), 48);
     Put(replicas.data(), replicas.size() * sizeof(Replica));
@@ -163,7 +170,7 @@ TEST_F(RecordTest, EveryStepArrivesThoughTheRingGoesRoundManyTimes) {
     EXPECT_EQ(step.row.sequence, int64_t(i));
     EXPECT_EQ(step.row.generation, int64_t(i / 50));
     EXPECT_EQ(step.replicas.size(), i % 3);
-    EXPECT_EQ(step.tokens, std::vector<uint32_t>(12, 10));
+    EXPECT_EQ(step.tokens, Ring::Load(10));
   }
 }
 

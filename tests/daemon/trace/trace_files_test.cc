@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include <csignal>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -82,6 +83,11 @@ class TraceFilesTest : public testing::Test {
     bytes.replace(offset, 8, reinterpret_cast<const char*>(&value), 8);
     Put(name, bytes);
   }
+  StepRow Row(uint64_t step) const {
+    StepRow row;
+    std::memcpy(&row, Text(kStepsFile).data() + kNpyHeaderBytes + step * sizeof row, sizeof row);
+    return row;
+  }
   // What reading everything says.
   std::string ReadAll() {
     TraceFiles trace;
@@ -158,6 +164,7 @@ TEST_F(TraceFilesTest, ARecorderThatWasKilledLeavesWholeSteps) {
     TraceFiles trace;
     ASSERT_EQ(trace.Open(directory_), "");
     EXPECT_EQ(trace.steps(), 10 - (cut + 127) / 128);
+    EXPECT_EQ(trace.lost(), (cut + 127) / 128);
     EXPECT_EQ(ReadAll(), "");
   }
   Put(kLoadsFile, loads);
@@ -168,6 +175,24 @@ TEST_F(TraceFilesTest, ARecorderThatWasKilledLeavesWholeSteps) {
     EXPECT_LT(trace.steps(), 10u);
     EXPECT_EQ(ReadAll(), "");
   }
+}
+
+TEST_F(TraceFilesTest, WhatIsDiscardedIsGoneAndNothingElse) {
+  TraceWriter writer;
+  ASSERT_EQ(writer.Create(directory_, Info(), {}, false), "");
+  ASSERT_EQ(AddStep(&writer, 0), "");
+  writer.Discard();
+  EXPECT_FALSE(fs::exists(directory_));
+  Write(1);
+  Put("other", "x");
+  TraceWriter refused;
+  EXPECT_NE(refused.Create(directory_, Info(), {}, false), "");
+  refused.Discard();
+  EXPECT_EQ(ReadAll(), "");
+  TraceWriter forced;
+  ASSERT_EQ(forced.Create(directory_, Info(), {}, true), "");
+  forced.Discard();
+  EXPECT_EQ(fs::directory_iterator(directory_)->path().filename(), "other");
 }
 
 TEST_F(TraceFilesTest, AFullDiskLosesNothingThatWasWritten) {
@@ -204,6 +229,9 @@ TEST_F(TraceFilesTest, NumbersThatCannotBeAreNamed) {
   };
   const Case cases[] = {
       {kStepsFile, 1, 2, "layer is 2"},           {kStepsFile, 3, 9, "verdict is 9"},
+      {kStepsFile, 4, 4, "reason is 4"},          {kStepsFile, 4, -1, "reason is -1"},
+      {kStepsFile, 7, Row(0).peak + 1, "peak is"}, {kStepsFile, 8, Row(0).peak + 1, "must rise"},
+      {kReplicasFile, 0, 1, "is said to be of step 1"}, {kReplicasFile, 5, 1, "peak is"},
       {kStepsFile, 5, -1, "has the number -1"},   {kStepsFile, 5, 1 << 30, "loads.npy"},
       {kStepsFile, 7, INT64_MAX, "must rise"},    {kStepsFile, 9, INT64_MAX, "replicas from row 0"},
       {kStepsFile, 10, INT64_MAX, "replicas"},    {kReplicasFile, 1, 8, "expert out of range"},
