@@ -129,7 +129,7 @@ const Command kEventsCommand = {
     "(main copies until all are back), left, gone, fenced (a rank without heartbeat), failed (a\n"
     "rank could not follow a plan), refused, created, closed (a group); missed (in JSON): so many\n"
     "were overwritten before they were read.\n"
-    "Exit status: 0 ended, 1 no daemon or no answer at the start, 2 wrong usage.\n",
+    "Exit status: 0 ended, 1 a bad value, no daemon or no answer at the start, 2 wrong usage.\n",
     RunEvents};
 
 }  // namespace ultraep

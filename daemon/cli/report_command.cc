@@ -79,12 +79,10 @@ int RunReport(const std::vector<std::string>& positional) {
   }
   if (!wrong.empty()) return Fail(kExitFailed, wrong);
   if (absl::GetFlag(FLAGS_json)) {
-    const nlohmann::ordered_json json = {{"output", options.output},
-                                         {"steps", source.steps()},
-                                         {"steps_lost", source.lost()},
-                                         {"steps_in_full", result.embedded},
-                                         {"steps_compared", result.compared},
-                                         {"data_bytes", result.data_bytes}};
+    const nlohmann::ordered_json json = {
+        {"output", options.output},          {"steps", source.steps()},
+        {"steps_lost", source.lost()},       {"steps_in_full", result.embedded},
+        {"steps_compared", result.compared}, {"data_bytes", result.data_bytes}};
     std::printf("%s\n", json.dump().c_str());
   } else {
     std::printf("%s: %llu steps, %llu of them in full, %llu planned by others, %.1f MiB of data\n",

@@ -133,7 +133,8 @@ constexpr Verb kVerbs[] = {
 };
 
 const Command kTraceCommand = {
-    "trace", "record loads and plans of a running group; look at traces and convert them",
+    "trace",
+    "record loads and plans of a running group; look at traces and convert them",
     "socket json output group seconds steps max_mib ring_mib force verify by_rank ranks experts "
     "slots",
     "usage: ultraepctl trace record -o DIR [--group NAME] [--seconds S] [--steps N]\n"
@@ -181,6 +182,7 @@ const Command kTraceCommand = {
     "--slots S            redundant slots per rank, 0..32, for whoever plans it later\n"
     "\n"
     "Exit status: 0 done, 1 failed or plans differ, 2 the command line is not understood.\n",
-    RunTrace, kVerbs};
+    RunTrace,
+    kVerbs};
 
 }  // namespace ultraep

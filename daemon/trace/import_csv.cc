@@ -83,7 +83,8 @@ class Csv {
     for (size_t i = 0; i < words.size(); ++i) {
       const int column = Named(absl::AsciiStrToLower(absl::StripAsciiWhitespace(words[i])));
       if (column < 0)
-        return "column '" + npy::Printable(words[i]) + "'; known are step, layer, rank, expert and count";
+        return "column '" + npy::Printable(words[i]) +
+               "'; known are step, layer, rank, expert and count";
       if (at_[column] >= 0) return "column '" + npy::Printable(words[i]) + "' stands there twice";
       at_[column] = int(i);
     }
@@ -111,8 +112,8 @@ class Csv {
       if (at_[column] < 0) continue;
       const std::string& word = words[size_t(at_[column])];
       if (!absl::SimpleAtoi(word, &cells->value[column]) || cells->value[column] > kLimits[column])
-        return Wrong(
-            absl::StrFormat("%s is '%s', must be 0..%d", kNames[column], npy::Printable(word), kLimits[column]));
+        return Wrong(absl::StrFormat("%s is '%s', must be 0..%d", kNames[column],
+                                     npy::Printable(word), kLimits[column]));
     }
     return "";
   }

@@ -150,9 +150,9 @@ std::string TraceFiles::Row(uint64_t step, StepRow* row) {
     return Wrong(step, absl::StrFormat("reason is %d, must be 0..3", row->reason));
   if (row->lower_bound > row->peak || row->peak > row->peak_before ||
       row->peak_before > row->tokens)
-    return Wrong(step, absl::StrFormat(
-                           "lower_bound %d, peak %d, peak_before %d and tokens %d must rise",
-                           row->lower_bound, row->peak, row->peak_before, row->tokens));
+    return Wrong(step,
+                 absl::StrFormat("lower_bound %d, peak %d, peak_before %d and tokens %d must rise",
+                                 row->lower_bound, row->peak, row->peak_before, row->tokens));
   const uint64_t most = uint64_t{shape().ranks} * shape().slots;
   if (row->replicas < 0 || uint64_t(row->replicas) > most || row->first_replica < 0 ||
       uint64_t(row->first_replica) > replicas_.rows ||

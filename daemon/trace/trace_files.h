@@ -57,7 +57,8 @@ class TraceFiles {
   std::string CheckShapes();
   void DropUnfinished();
   std::string CopyTokens(uint64_t step, std::vector<uint32_t>* tokens) const;
-  std::string CopyReplicas(uint64_t number, const StepRow& row, std::vector<Replica>* replicas) const;
+  std::string CopyReplicas(uint64_t number, const StepRow& row,
+                           std::vector<Replica>* replicas) const;
   StepRow RawRow(uint64_t step) const;
   std::string Wrong(uint64_t step, const std::string& what) const;
 
@@ -65,7 +66,7 @@ class TraceFiles {
   TraceInfo info_;
   bool recorded_ = false;
   Array loads_, step_rows_, replicas_;
-  uint64_t said_ = 0;  // steps, by trace.json
+  uint64_t said_ = 0;             // steps, by trace.json
   uint64_t layers_per_step_ = 1;  // of loads alone
   PlanChecker checker_;
   std::vector<uint64_t> before_, after_;  // tokens of every rank

@@ -85,7 +85,8 @@ std::string TraceInfo::FromJson(std::string_view text) {
   const auto version = json.find("version");
   if (version == json.end() || *version != kVersion)
     return absl::StrFormat("its version is %s, this program reads %d",
-                           version == json.end() ? "missing" : npy::Printable(version->dump()), kVersion);
+                           version == json.end() ? "missing" : npy::Printable(version->dump()),
+                           kVersion);
   constexpr uint64_t kPs = uint64_t{1} << 40;  // CostModel
   Fields fields(json);
   fields.Number("ranks", &shape.ranks, kMaxRanks);

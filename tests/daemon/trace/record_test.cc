@@ -79,8 +79,8 @@ class Ring {
     load[0] += 10;  // expert 0, from rank 0
     return load;
   }
-  // False when the ring has no room; then the step is dropped and counted. Replicas are none, one of
-  // expert 0 with 5 tokens, or that and one which brings as many back.
+  // False when the ring has no room; then the step is dropped and counted. Replicas are none, one
+  // of expert 0 with 5 tokens, or that and one which brings as many back.
   bool Add(uint64_t sequence, const std::vector<Replica>& replicas, uint32_t tokens = 10) {
     const PlanShape shape = Started().config.shape();
     TraceRecord record;

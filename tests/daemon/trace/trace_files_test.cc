@@ -228,15 +228,24 @@ TEST_F(TraceFilesTest, NumbersThatCannotBeAreNamed) {
     const char* text;
   };
   const Case cases[] = {
-      {kStepsFile, 1, 2, "layer is 2"},           {kStepsFile, 3, 9, "verdict is 9"},
-      {kStepsFile, 4, 4, "reason is 4"},          {kStepsFile, 4, -1, "reason is -1"},
-      {kStepsFile, 7, Row(0).peak + 1, "peak is"}, {kStepsFile, 8, Row(0).peak + 1, "must rise"},
-      {kReplicasFile, 0, 1, "is said to be of step 1"}, {kReplicasFile, 5, 1, "peak is"},
-      {kStepsFile, 5, -1, "has the number -1"},   {kStepsFile, 5, 1 << 30, "loads.npy"},
-      {kStepsFile, 7, INT64_MAX, "must rise"},    {kStepsFile, 9, INT64_MAX, "replicas from row 0"},
-      {kStepsFile, 10, INT64_MAX, "replicas"},    {kReplicasFile, 1, 8, "expert out of range"},
-      {kReplicasFile, 2, -5, "no replica can"},   {kReplicasFile, 2, 4, "rank out of range"},
-      {kReplicasFile, 3, 2, "slot out of range"}, {kReplicasFile, 4, 0, "parent"},
+      {kStepsFile, 1, 2, "layer is 2"},
+      {kStepsFile, 3, 9, "verdict is 9"},
+      {kStepsFile, 4, 4, "reason is 4"},
+      {kStepsFile, 4, -1, "reason is -1"},
+      {kStepsFile, 7, Row(0).peak + 1, "peak is"},
+      {kStepsFile, 8, Row(0).peak + 1, "must rise"},
+      {kReplicasFile, 0, 1, "is said to be of step 1"},
+      {kReplicasFile, 5, 1, "peak is"},
+      {kStepsFile, 5, -1, "has the number -1"},
+      {kStepsFile, 5, 1 << 30, "loads.npy"},
+      {kStepsFile, 7, INT64_MAX, "must rise"},
+      {kStepsFile, 9, INT64_MAX, "replicas from row 0"},
+      {kStepsFile, 10, INT64_MAX, "replicas"},
+      {kReplicasFile, 1, 8, "expert out of range"},
+      {kReplicasFile, 2, -5, "no replica can"},
+      {kReplicasFile, 2, 4, "rank out of range"},
+      {kReplicasFile, 3, 2, "slot out of range"},
+      {kReplicasFile, 4, 0, "parent"},
       {kReplicasFile, 5, INT64_MAX, "exceed"},
   };
   for (const Case& c : cases) {
