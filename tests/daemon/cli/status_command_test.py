@@ -61,7 +61,8 @@ class StatusTest(unittest.TestCase):
         self.assertEqual(replay.finish(60)[0], 0)
 
     def test_a_closed_output_is_an_error_and_not_a_message_to_the_daemon(self):
-        ctl = [os.path.join(BIN, "ultraepctl"), "status", "--socket", self.daemon.socket]
+        ctl = [os.path.join(BIN, "ultraepctl"), "top", "--once", "--json", "--socket",
+               self.daemon.socket]
         done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *ctl], capture_output=True,
                               text=True, timeout=60)
         self.assertEqual(done.returncode, 1)
