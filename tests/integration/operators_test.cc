@@ -295,6 +295,47 @@ TEST_F(OperatorsTest, AnOperatorsWrongRequestIsNotCountedAsARanksRefusal) {
     EXPECT_EQ(status.refused[kind], kind == uint32_t(RefusalKind::kOperator) ? 1u : 0u);
 }
 
+TEST_F(OperatorsTest, AUsersRingsHaveALimit) {
+  TestDaemon daemon(socket_);
+  const Descriptor a = JoinAlone("a"), b = JoinAlone("b");
+  const auto ask = [&](const Descriptor& fd, const char* group, uint64_t ring_bytes) {
+    TraceRequest request;
+    SetText(request.group, group);
+    request.ring_bytes = ring_bytes;
+    SendMessage(fd.get(), request);
+  };
+  // The daemon hears of the groups and of this in one order only if it has heard of them.
+  while (daemon.view.Read().groups.size() < 2)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  const Descriptor first = Greet(), second = Greet();
+  ask(first, "a", uint64_t{129} << 20);  // 256 MiB
+  TraceStarted started;
+  ASSERT_TRUE(Await(first, &started));
+  ask(second, "b", 0);
+  EXPECT_NE(RefusalOf(second).find("the limit is 256 MiB"), std::string::npos);
+}
+
+TEST_F(OperatorsTest, StepsThatARecordingMissedStayCountedAfterItsEnd) {
+  TestDaemon daemon(socket_);
+  JoinBoth();
+  {
+    const Descriptor fd = Greet();
+    TraceRequest request;
+    request.ring_bytes = 1;  // two steps
+    SendMessage(fd.get(), request);
+    TraceStarted started;
+    ASSERT_TRUE(Await(fd, &started));
+    RunSteps(0, 20);
+  }
+  StatusDaemon status;
+  for (int i = 0; i < 1000; ++i) {
+    AllGroups(&status);
+    if (!status.traces) break;
+  }
+  EXPECT_EQ(status.traces, 0u);
+  EXPECT_GT(status.trace_dropped, 10u);
+}
+
 // Whoever was handed a ring may keep it: what it holds must not be the daemon's loss.
 TEST_F(OperatorsTest, ARingGivesItsMemoryBackWhenItsRecordingEndsAlsoIfItIsKeptMapped) {
   TestDaemon daemon(socket_);
