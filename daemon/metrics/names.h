@@ -125,7 +125,8 @@ inline constexpr Metric kConnections = {"ultraep_connections", Type::kGauge, "",
 inline constexpr Metric kConnectionsLimit = {"ultraep_connections_limit", Type::kGauge, "",
                                              "Most open connections."};
 inline constexpr Metric kRefusalsTotal = {
-    "ultraep_refusals_total", Type::kCounter, "kind=limit|config|disagree|state|message|system|operator",
+    "ultraep_refusals_total", Type::kCounter,
+    "kind=limit|config|disagree|state|message|system|operator",
     "Connections and joins refused: a limit reached; a value no group may have; members that "
     "disagree; a place that is taken; not our protocol or another version; no memory or "
     "descriptors; an operator's request that cannot be met."};
