@@ -25,6 +25,7 @@ HttpAnswer Checked(const std::string& wrong) {
 MetricsServer::MetricsServer(const NodeView* view, uint64_t detail_series, Check healthy,
                              Check ready)
     : view_(view),
+      detail_(detail_series > 0),
       healthy_(std::move(healthy)),
       ready_(std::move(ready)),
       collector_(detail_series),
@@ -60,7 +61,7 @@ std::string MetricsServer::Metrics() {
   std::vector<prometheus::MetricFamily> families;
   {
     std::lock_guard lock(mutex_);
-    families = collector_.Collect(view_->Read());
+    families = collector_.Collect(view_->Read(detail_));
   }
   return prometheus::TextSerializer().Serialize(families);
 }

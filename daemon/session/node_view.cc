@@ -109,18 +109,22 @@ std::vector<GroupSource> NodeView::Groups() const {
   return groups_;
 }
 
-NodeSnapshot NodeView::Read() const {
+// The session thread publishes under the same lock: under it nothing is added up. A group is either
+// living or closed.
+NodeSnapshot NodeView::Read(bool layers) const {
   NodeSnapshot snapshot;
-  std::lock_guard lock(mutex_);  // a group is either living or closed
+  std::unique_lock lock(mutex_);
+  const std::vector<GroupSource> groups = groups_;
   snapshot.daemon = daemon_;
-  snapshot.daemon.metrics_port = metrics_port();
-  snapshot.daemon.groups = uint32_t(groups_.size());
-  for (const GroupSource& group : groups_) {
-    snapshot.groups.push_back(group.Status());
-    snapshot.layers.push_back(group.statistics->Layers());
-  }
   snapshot.closed = closed_;
   snapshot.closed_sum = closed_sum_;
+  lock.unlock();
+  snapshot.daemon.metrics_port = metrics_port();
+  snapshot.daemon.groups = uint32_t(groups.size());
+  for (const GroupSource& group : groups) {
+    snapshot.groups.push_back(group.Status());
+    if (layers) snapshot.layers.push_back(group.statistics->Layers());
+  }
   return snapshot;
 }
 

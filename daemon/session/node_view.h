@@ -33,7 +33,7 @@ struct GroupSource {
 struct NodeSnapshot {
   StatusDaemon daemon;
   std::vector<StatusGroup> groups;                   // living
-  std::vector<std::vector<LayerStatistics>> layers;  // of each of them; empty without detail
+  std::vector<std::vector<LayerStatistics>> layers;  // of each of them, where they were asked for
   // Closed groups, counters summed by name and number of ranks; the last NodeView::kClosedNames of
   // them, and those whose name lives.
   std::vector<StatusGroup> closed;
@@ -50,8 +50,8 @@ class NodeView {
   // It is closed: its numbers are final. Publish follows.
   void Close(const GroupSource& group);
 
-  // Any thread.
-  NodeSnapshot Read() const;
+  // Any thread. layers: with the numbers per layer, which may be many.
+  NodeSnapshot Read(bool layers = false) const;
   // The last verdicts of each living group, at most `most` per group, oldest first.
   // fallbacks_only: those that fell back, which are kept longer.
   std::vector<Event> LastVerdicts(bool fallbacks_only, size_t most) const;

@@ -65,7 +65,7 @@ TEST(CollectTest, MetricsOfAHandWorkedMatrixAreWhatTheHandSays) {
   NodeView view;
   view.Publish({}, {source});
   Collector collector(100);
-  Scraped first(collector.Collect(view.Read()));
+  Scraped first(collector.Collect(view.Read(true)));
   EXPECT_EQ(first.at("ultraep_imbalance_ratio job before"), 2.5);
   EXPECT_EQ(first.at("ultraep_imbalance_ratio job after"), 1);
   EXPECT_EQ(first.at("ultraep_rank_tokens_max job before"), 30);
@@ -78,7 +78,7 @@ TEST(CollectTest, MetricsOfAHandWorkedMatrixAreWhatTheHandSays) {
                 0, 0, 20, 0, 0, 0,  //
                 0, 0, 1, 0, 4, 0},
                1, source.statistics.get());
-  Scraped second(collector.Collect(view.Read()));
+  Scraped second(collector.Collect(view.Read(true)));
   EXPECT_EQ(second.at("ultraep_imbalance_ratio job before"), 93.0 / 37);
   EXPECT_EQ(second.at("ultraep_imbalance_ratio job after"), 39.0 / 37);
   EXPECT_EQ(second.at("ultraep_rank_tokens_max job before"), 31);

@@ -86,6 +86,17 @@ TEST(NodeViewTest, WhatANameHasCountedIsKeptWhileItLives) {
   EXPECT_EQ(node.closed[0].counters.steps_planned, 3u);
 }
 
+TEST(NodeViewTest, LayersAreReadWhenTheyAreAskedFor) {
+  NodeView view;
+  GroupSource source = Source("a", 0);
+  source.statistics->KeepLayers(3, 2);
+  view.Publish({}, {source});
+  EXPECT_TRUE(view.Read().layers.empty());
+  const NodeSnapshot node = view.Read(true);
+  ASSERT_EQ(node.layers.size(), 1u);
+  EXPECT_EQ(node.layers[0].size(), 3u);
+}
+
 TEST(NodeViewTest, TheLastFallbacksOutliveManyPlans) {
   NodeView view;
   GroupSource source = Source("a", 0);
