@@ -1,6 +1,8 @@
 #include "daemon/session/node_view.h"
 
 #include <algorithm>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "protocol/transport/waiting.h"
@@ -32,9 +34,7 @@ void AddCounters(const StatusGroup& from, StatusGroup* to) {
   to->generations += from.generations;
 }
 
-bool SameName(const StatusGroup& a, const StatusGroup& b) {
-  return GetText(a.config.name) == GetText(b.config.name);
-}
+std::string NameOf(const StatusGroup& group) { return GetText(group.config.name); }
 
 bool Beats(uint8_t state) {
   return state == uint8_t(MemberState::kJoined) || state == uint8_t(MemberState::kReady);
@@ -75,6 +75,7 @@ void NodeView::Publish(const StatusDaemon& daemon, std::vector<GroupSource> grou
   std::unique_lock lock(mutex_);
   daemon_ = daemon;
   std::swap(groups_, groups);
+  ForgetOldNames();
   lock.unlock();  // what was published before may hold the last of a generation's memory
 }
 
@@ -84,24 +85,28 @@ void NodeView::Close(const GroupSource& group) {
   // It must not be counted twice until the next Publish.
   std::erase_if(groups_, [&](const GroupSource& g) { return g.statistics == group.statistics; });
   AddCounters(last, &closed_sum_);
-  StatusGroup sum;
-  sum.config = last.config;
-  const auto same = std::find_if(closed_.begin(), closed_.end(), [&](const StatusGroup& closed) {
-    return SameName(closed, last) && closed.config.ranks == last.config.ranks;
+  ClosedGroup closed;
+  const auto same = std::find_if(closed_.begin(), closed_.end(), [&](const ClosedGroup& c) {
+    return NameOf(c.sums) == NameOf(last);
   });
   if (same != closed_.end()) {
-    AddCounters(*same, &sum);
+    closed = *same;
     closed_.erase(same);
   }
-  AddCounters(last, &sum);
-  closed_.push_back(sum);
+  closed.sums.config = last.config;
+  AddCounters(last, &closed.sums);
+  closed.mean_tokens += MeanTokens(last);
+  closed_.push_back(closed);
+}
+
+// What a living group's name has counted before belongs to its counters, which must not go down.
+void NodeView::ForgetOldNames() {
   if (closed_.size() <= kClosedNames) return;
-  // What a living group's name has counted before belongs to its counters, which must not go down.
-  const auto oldest = std::find_if(closed_.begin(), closed_.end(), [&](const StatusGroup& closed) {
-    return std::none_of(groups_.begin(), groups_.end(),
-                        [&](const GroupSource& g) { return SameName(closed, g.fixed); });
-  });
-  if (oldest != closed_.end()) closed_.erase(oldest);
+  std::set<std::string> living;
+  for (const GroupSource& group : groups_) living.insert(NameOf(group.fixed));
+  const auto old = [&](const ClosedGroup& c) { return !living.count(NameOf(c.sums)); };
+  long too_many = std::count_if(closed_.begin(), closed_.end(), old) - long(kClosedNames);
+  std::erase_if(closed_, [&](const ClosedGroup& c) { return old(c) && too_many-- > 0; });
 }
 
 std::vector<GroupSource> NodeView::Groups() const {

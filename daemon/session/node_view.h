@@ -29,14 +29,24 @@ struct GroupSource {
   StatusGroup Status() const;
 };
 
+// Groups of one name that are closed, summed.
+struct ClosedGroup {
+  StatusGroup sums;        // counters; of the rest only the last one's name and config
+  double mean_tokens = 0;  // MeanTokens, summed: they may have had different numbers of ranks
+};
+
+// Tokens of the average rank, summed over planned steps.
+inline double MeanTokens(const StatusGroup& group) {
+  return group.config.ranks ? double(group.counters.tokens_sum) / group.config.ranks : 0;
+}
+
 // A reading of the whole node.
 struct NodeSnapshot {
   StatusDaemon daemon;
   std::vector<StatusGroup> groups;                   // living
   std::vector<std::vector<LayerStatistics>> layers;  // of each of them, where they were asked for
-  // Closed groups, counters summed by name and number of ranks; the last NodeView::kClosedNames of
-  // them, and those whose name lives.
-  std::vector<StatusGroup> closed;
+  // Closed groups by name: those whose name lives, and the last NodeView::kClosedNames others.
+  std::vector<ClosedGroup> closed;
   // All groups ever closed, counters summed: with the living ones, what this daemon has counted.
   StatusGroup closed_sum;
 };
@@ -63,13 +73,14 @@ class NodeView {
 
  private:
   std::vector<GroupSource> Groups() const;
+  void ForgetOldNames();
 
   EventLog events_;
   std::atomic<uint32_t> metrics_port_{0};
   mutable std::mutex mutex_;  // guards what follows
   StatusDaemon daemon_;
   std::vector<GroupSource> groups_;
-  std::vector<StatusGroup> closed_;  // the name that was closed last comes last
+  std::vector<ClosedGroup> closed_;  // the name that was closed last comes last
   StatusGroup closed_sum_;
 };
 

@@ -43,23 +43,27 @@ TEST(NodeViewTest, ClosedGroupsOfOneNameAreSummed) {
   view.Close(Source("other", 1));
   const NodeSnapshot node = view.Read();
   ASSERT_EQ(node.closed.size(), 2u);
-  EXPECT_EQ(GetText(node.closed[0].config.name), "job");
-  EXPECT_EQ(node.closed[0].counters.steps_planned, 7u);
-  EXPECT_EQ(node.closed[0].generations, 2u);
+  EXPECT_EQ(GetText(node.closed[0].sums.config.name), "job");
+  EXPECT_EQ(node.closed[0].sums.counters.steps_planned, 7u);
+  EXPECT_EQ(node.closed[0].sums.generations, 2u);
   EXPECT_EQ(node.closed_sum.counters.steps_planned, 8u);
 }
 
 TEST(NodeViewTest, OldNamesAreForgottenButNotTheirSum) {
   NodeView view;
   constexpr size_t kMore = NodeView::kClosedNames + 10;
-  for (size_t i = 0; i < kMore; ++i) view.Close(Source("job" + std::to_string(i), 1));
+  for (size_t i = 0; i < kMore; ++i) {
+    view.Close(Source("job" + std::to_string(i), 1));
+    view.Publish({}, {});
+  }
   const NodeSnapshot node = view.Read();
   EXPECT_EQ(node.closed.size(), NodeView::kClosedNames);
-  EXPECT_EQ(GetText(node.closed.back().config.name), "job" + std::to_string(kMore - 1));
+  EXPECT_EQ(GetText(node.closed.back().sums.config.name), "job" + std::to_string(kMore - 1));
   EXPECT_EQ(node.closed_sum.counters.steps_planned, kMore);
 }
 
-TEST(NodeViewTest, ClosedGroupsOfDifferentSizesAreSummedApart) {
+// 100 tokens a step; the mean over ranks of different groups cannot be had from their sum.
+TEST(NodeViewTest, ANameIsKeptOrForgottenWholeWhateverSizesItsGroupsHad) {
   NodeView view;
   for (const uint32_t ranks : {2, 4, 2}) {
     GroupSource source = Source("job", ranks);
@@ -67,23 +71,42 @@ TEST(NodeViewTest, ClosedGroupsOfDifferentSizesAreSummedApart) {
     view.Close(source);
   }
   const NodeSnapshot node = view.Read();
-  ASSERT_EQ(node.closed.size(), 2u);
-  EXPECT_EQ(node.closed[0].config.ranks, 4u);
-  EXPECT_EQ(node.closed[0].counters.steps_planned, 4u);
-  EXPECT_EQ(node.closed[1].config.ranks, 2u);
-  EXPECT_EQ(node.closed[1].counters.steps_planned, 4u);
+  ASSERT_EQ(node.closed.size(), 1u);
+  EXPECT_EQ(node.closed[0].sums.counters.steps_planned, 8u);
+  EXPECT_EQ(node.closed[0].mean_tokens, 2 * 100 / 2 + 4 * 100 / 4 + 2 * 100 / 2);
 }
 
 TEST(NodeViewTest, WhatANameHasCountedIsKeptWhileItLives) {
   NodeView view;
   view.Close(Source("long", 3));
-  view.Publish({}, {Source("long", 2)});
-  for (size_t i = 0; i < 2 * NodeView::kClosedNames; ++i)
+  const std::vector<GroupSource> living = {Source("long", 2)};
+  view.Publish({}, living);
+  for (size_t i = 0; i < 2 * NodeView::kClosedNames; ++i) {
     view.Close(Source("job" + std::to_string(i), 1));
+    view.Publish({}, living);
+  }
   const NodeSnapshot node = view.Read();
-  EXPECT_EQ(node.closed.size(), NodeView::kClosedNames);
-  EXPECT_EQ(GetText(node.closed[0].config.name), "long");
-  EXPECT_EQ(node.closed[0].counters.steps_planned, 3u);
+  EXPECT_EQ(node.closed.size(), NodeView::kClosedNames + 1) << "it takes nobody's place";
+  EXPECT_EQ(GetText(node.closed[0].sums.config.name), "long");
+  EXPECT_EQ(node.closed[0].sums.counters.steps_planned, 3u);
+}
+
+// Also when more names live than closed ones are kept: what was closed last is not forgotten first.
+TEST(NodeViewTest, ManyLivingNamesTakeNoClosedOnesPlace) {
+  NodeView view;
+  std::vector<GroupSource> living;
+  for (size_t i = 0; i < 2 * NodeView::kClosedNames; ++i) {
+    const std::string name = "job" + std::to_string(i);
+    view.Close(Source(name, 1));
+    living.push_back(Source(name, 1));
+    view.Publish({}, living);
+  }
+  view.Close(living.back());
+  living.pop_back();
+  view.Publish({}, living);
+  const NodeSnapshot node = view.Read();
+  EXPECT_EQ(node.closed.size(), 2 * NodeView::kClosedNames);
+  EXPECT_EQ(node.closed.back().sums.counters.steps_planned, 2u);
 }
 
 TEST(NodeViewTest, LayersAreReadWhenTheyAreAskedFor) {
