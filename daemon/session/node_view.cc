@@ -60,6 +60,7 @@ StatusGroup GroupSource::Status() const {
   status.planning = statistics->Planning();
   status.ranks = ranks_before;
   for (const auto& generation : generations) status.ranks.Add(generation->Ranks());
+  status.ranks = believed->Believe(status.ranks, NowNs());
   if (!present) return status;
   GroupGeneration& now = *generations.back();
   const Gate gate = now.gate();

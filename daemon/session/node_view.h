@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "daemon/session/believed_ranks.h"
 #include "daemon/session/event_log.h"
 #include "daemon/session/group_generation.h"
 #include "daemon/session/statistics.h"
@@ -24,6 +25,7 @@ struct GroupSource {
   std::vector<std::shared_ptr<GroupGeneration>> generations;  // that are kept, in their order
   bool present = false;  // is the last one the present one, or are all left behind?
   std::shared_ptr<StepStatistics> statistics;
+  std::shared_ptr<BelievedRanks> believed;
 
   // Any thread. The numbers of this moment.
   StatusGroup Status() const;

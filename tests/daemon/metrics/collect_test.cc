@@ -56,6 +56,7 @@ TEST(CollectTest, MetricsOfAHandWorkedMatrixAreWhatTheHandSays) {
   source.fixed.config.slots = 1;
   source.fixed.config.layers = 2;
   source.statistics = std::make_shared<StepStatistics>();
+  source.believed = std::make_shared<BelievedRanks>(0);
   source.statistics->KeepLayers(2, 3);
   PlanAndCount(shape,
                {10, 0, 1, 0, 1, 0,  //

@@ -134,6 +134,7 @@ TEST(GroupSeriesTest, CountersNeverGoDownWhateverComesAndGoes) {
             GroupCalled("job" + std::to_string(random.Below(80)), 1 + uint32_t(random.Below(4)));
         source.fixed.generations = 1;
         source.statistics = std::make_shared<StepStatistics>();
+        source.believed = std::make_shared<BelievedRanks>(0);
         living.push_back(source);
         view.Publish({}, living);
       } else if (what == 1 && !living.empty()) {

@@ -13,6 +13,7 @@ GroupSource Source(const std::string& name, uint64_t steps) {
   SetText(source.fixed.config.name, name);
   source.fixed.generations = 1;
   source.statistics = std::make_shared<StepStatistics>();
+  source.believed = std::make_shared<BelievedRanks>(0);
   const std::vector<Replica> none;
   StepOutcome step;
   step.replicas = &none;
@@ -35,6 +36,41 @@ TEST(NodeViewTest, AClosedGroupIsCountedOnceAlsoBeforeTheNextPublish) {
   EXPECT_EQ(after.groups[0].counters.steps_planned, 5u);
   EXPECT_EQ(after.closed_sum.counters.steps_planned, 3u);
   EXPECT_EQ(after.closed_sum.planning.plan.count(), 3u);
+}
+
+TEST(NodeViewTest, WhatRanksOfClosedGroupsHaveCountedIsKept) {
+  NodeView view;
+  for (uint64_t planned : {3, 4}) {
+    GroupSource source = Source("job", 1);
+    source.ranks_before.planned = planned;
+    source.ranks_before.transfers.sent_bytes = 100 * planned;
+    CountLatencyAlone(&source.ranks_before.route, 20'000);
+    view.Close(source);
+  }
+  const NodeSnapshot node = view.Read();
+  ASSERT_EQ(node.closed.size(), 1u);
+  for (const RankStatistics& ranks : {node.closed[0].sums.ranks, node.closed_sum.ranks}) {
+    EXPECT_EQ(ranks.planned, 7u);
+    EXPECT_EQ(ranks.transfers.sent_bytes, 700u);
+    EXPECT_EQ(ranks.route.count(), 2u);
+  }
+}
+
+// Buckets whose sum overflows would fall from one to the next, for all users of the node.
+TEST(NodeViewTest, WhatARankForgesDoesNotReachTheNodesSums) {
+  NodeView view;
+  GroupSource honest = Source("honest", 1), forged = Source("forged", 1);
+  honest.ranks_before.verdict.buckets[5] = 10;
+  forged.ranks_before.verdict.buckets[5] = 20;
+  view.Publish({}, {honest, forged});
+  view.Read();
+  for (uint64_t& bucket : forged.ranks_before.verdict.buckets) bucket = UINT64_MAX / 2;
+  view.Publish({}, {honest, forged});
+  EXPECT_EQ(view.Read().groups[1].ranks.verdict.count(), 20u);
+  forged.ranks_before.verdict = {};
+  view.Close(forged);
+  EXPECT_EQ(view.Read().closed_sum.ranks.verdict.count(), 20u);
+  EXPECT_EQ(view.Read().groups[0].ranks.verdict.count(), 10u);
 }
 
 TEST(NodeViewTest, ClosedGroupsOfOneNameAreSummed) {
