@@ -28,7 +28,6 @@ MetricsServer::MetricsServer(const NodeView* view, uint64_t detail_series, Check
       detail_(detail_series > 0),
       healthy_(std::move(healthy)),
       ready_(std::move(ready)),
-      collector_(detail_series),
       http_([this](const std::string& path) { return Answer(path); }) {}
 
 void MetricsServer::Start(const ListenAddress& address) {

@@ -212,6 +212,61 @@ TEST_F(GroupTest, EqualNamesAndNoncesOfTwoUsersAreTwoGroups) {
   EXPECT_EQ(groups_.all().size(), 2u);
 }
 
+class GroupDetailTest : public GroupTest {
+ protected:
+  GroupDetailTest() { SetSeries(20); }
+  void SetSeries(uint32_t series) {
+    options_.metrics_detail_series = series;
+    detailed_ = std::make_unique<Groups>(options_, &planner_, &view_);
+  }
+  // Layers kept, and whether with tokens per rank. Three ranks: 2 x layers + 3 x layers series.
+  std::pair<size_t, bool> Kept(uint8_t nonce, uint32_t layers) {
+    ultraep::Join request = Request(0, "group", nonce);
+    request.config.layers = layers;
+    made_.push_back(detailed_->Join(100 + nonce, 1, request, &refusal_));
+    const std::vector<LayerStatistics> kept = made_.back()->statistics().Layers();
+    return {kept.size(), !kept.empty() && kept[0].rank_tokens.size() == 3};
+  }
+  void Close(uint8_t nonce) {
+    for (const auto& group : made_)
+      if (group->config().nonce[0] == nonce)
+        detailed_->Gone(group, 100 + nonce, 0, MemberState::kLeft);
+  }
+
+  std::unique_ptr<Groups> detailed_;
+  std::vector<std::shared_ptr<Group>> made_;
+};
+
+TEST_F(GroupDetailTest, AllGroupsTogetherKeepNoMoreThanTheDetailSeries) {
+  EXPECT_EQ(Kept(0, 3), std::pair(size_t{3}, true)) << "15 of 20";
+  EXPECT_EQ(Kept(1, 2), std::pair(size_t{2}, false)) << "4 of 5, and 6 have no room";
+  EXPECT_EQ(Kept(2, 1), std::pair(size_t{0}, false)) << "1 is left";
+  Close(0);
+  EXPECT_EQ(Kept(3, 3), std::pair(size_t{3}, true)) << "what a group kept is given back";
+  Close(1);
+  Close(3);
+  EXPECT_EQ(Kept(4, 11), std::pair(size_t{0}, false)) << "more than there is";
+  EXPECT_EQ(Kept(5, 10), std::pair(size_t{10}, false)) << "all";
+  EXPECT_EQ(Kept(6, 1), std::pair(size_t{0}, false));
+}
+
+TEST_F(GroupDetailTest, WhatHasNoRoomIsLogged) {
+  testing::internal::CaptureStderr();
+  Kept(0, 8);
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("group group: no tokens per layer and rank in the metrics: 24 series, 4 of "
+                     "--metrics_detail_series 20 are left"),
+            log.npos)
+      << log;
+}
+
+TEST_F(GroupDetailTest, ItIsOffAt0) {
+  SetSeries(0);
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(Kept(0, 1), std::pair(size_t{0}, false));
+  EXPECT_EQ(testing::internal::GetCapturedStderr().find("warning"), std::string::npos);
+}
+
 class GroupMemoryLimitTest : public GroupTest {
  protected:
   GroupMemoryLimitTest() {
