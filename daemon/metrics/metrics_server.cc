@@ -5,7 +5,7 @@
 
 #include "daemon/log.h"
 #include "daemon/metrics/page_json.h"
-#include "prometheus/text_serializer.h"
+#include "daemon/metrics/text.h"
 
 namespace ultraep {
 
@@ -62,7 +62,7 @@ std::string MetricsServer::Metrics() {
     std::lock_guard lock(mutex_);
     families = collector_.Collect(view_->Read(detail_));
   }
-  return prometheus::TextSerializer().Serialize(families);
+  return metrics::MetricsText(families);
 }
 
 }  // namespace ultraep

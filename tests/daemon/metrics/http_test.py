@@ -106,7 +106,7 @@ class HttpTest(unittest.TestCase):
         self.assertGreater(first[steps[0]], 0)
         self.assertEqual(first["ultraep_solve_seconds_count"], first[steps[0]])
         self.assertEqual(first['ultraep_solve_seconds_bucket{le="+Inf"}'], first[steps[0]])
-        self.assertIn('ultraep_solve_seconds_bucket{le="1e-06"}', first)
+        self.assertIn('ultraep_solve_seconds_bucket{le="7.5e-05"}', first)
         self.assertIn('ultraep_solve_seconds_bucket{le="0.0001"}', first)
         self.assertEqual(first["ultraep_groups"], 0)
         again = series_of(self.metrics())
@@ -114,7 +114,7 @@ class HttpTest(unittest.TestCase):
 
     def test_clients_that_say_nothing_hold_up_a_scrape_for_the_timeout_at_most(self):
         self.start()
-        idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(6)]
+        idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(10)]
         idle[0].sendall(b"GET /metr")
         status, _, body = self.ask("/metrics")  # fails after 60 s; civetweb's own limit is 30 s
         self.assertEqual(status, 200)
