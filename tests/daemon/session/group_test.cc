@@ -1,9 +1,9 @@
 // Who belongs to a group and when its memory changes, without sockets.
-#include "daemon/session/groups.h"
-
 #include <gtest/gtest.h>
 
 #include "daemon/memory/system_memory.h"
+#include "daemon/session/groups.h"
+#include "protocol/transport/waiting.h"
 #include "tests/support/test_daemon.h"
 
 namespace ultraep {
@@ -210,6 +210,46 @@ TEST_F(GroupTest, EqualNamesAndNoncesOfTwoUsersAreTwoGroups) {
   ASSERT_EQ(Join(0, 200, 2), "") << "rank 0 is free there";
   EXPECT_NE(group_, mine);
   EXPECT_EQ(groups_.all().size(), 2u);
+}
+
+// Six generations end: two of their boards are no longer kept, four are, and one is the present
+// one.
+TEST_F(GroupTest, WhatRanksCountedInEveryGenerationIsShown) {
+  Open();
+  std::vector<Mapping> boards;
+  const auto count = [&](const Mapping& board, uint64_t planned) {
+    reinterpret_cast<RankBoard*>(board.base())->statistics.planned += planned;
+  };
+  uint64_t planned = 0;
+  for (uint64_t generation = 1; generation <= 7; ++generation) {
+    boards.push_back(MapRankBoard(0));
+    boards.push_back(MapRankBoard(2));
+    count(boards[boards.size() - 2], generation);
+    count(boards.back(), 1000 * generation);
+    planned += 1001 * generation;
+    EXPECT_EQ(group_->Source().Status().ranks.planned, planned) << generation;
+    if (generation == 7) break;
+    groups_.Gone(group_, 11, 1, MemberState::kGone);
+    Open();
+  }
+  EXPECT_EQ(group_->Source().generations.size(), 5u);
+  count(boards[2 * 3], 5);  // a straggler in the fourth
+  EXPECT_EQ(group_->Source().Status().ranks.planned, planned + 5);
+}
+
+// A rank that is gone beats no more; its last beat is nobody's age.
+TEST_F(GroupTest, OnlyMembersThatAreThereHaveAHeartbeatsAge) {
+  Open();
+  const uint64_t start = NowNs();
+  std::vector<Mapping> boards;
+  for (uint32_t r = 0; r < 3; ++r) {
+    boards.push_back(MapRankBoard(r));
+    reinterpret_cast<RankBoard*>(boards[r].base())->heartbeat.value = r == 1 ? 1 : start;
+  }
+  EXPECT_GE(group_->Source().Status().heartbeat_age_ns, start - 1);
+  groups_.Gone(group_, 11, 1, MemberState::kGone);
+  const uint64_t age = group_->Source().Status().heartbeat_age_ns;
+  EXPECT_LE(age, NowNs() - start);
 }
 
 class GroupDetailTest : public GroupTest {
