@@ -27,9 +27,15 @@ def series_of(text):
 
 
 class HttpTest(unittest.TestCase):
-    def start(self, *flags):
+    def daemon(self, *flags):
         daemon = Daemon(BIN, *flags)
         self.addCleanup(daemon.close)
+        # It answers status before it has a port for metrics.
+        wait_until(lambda: " serves " in daemon.log_text(), 60, "the daemon has started")
+        return daemon
+
+    def start(self, *flags):
+        daemon = self.daemon(*flags)
         self.port = daemon.status()["daemon"]["metrics_port"]
         return daemon
 
@@ -135,8 +141,7 @@ class HttpTest(unittest.TestCase):
 
     def test_a_taken_port_leaves_a_daemon_without_metrics_that_says_what_to_do(self):
         self.start()
-        second = Daemon(BIN, "--metrics_listen", f"127.0.0.1:{self.port}")
-        self.addCleanup(second.close)
+        second = self.daemon("--metrics_listen", f"127.0.0.1:{self.port}")
         self.assertEqual(second.status()["daemon"]["metrics_port"], 0)
         self.assertRegex(second.log_text(), r"error: no metrics: .*in use.*--metrics_listen")
         replay = Replay(second, *SMALL, "--steps", "5")
