@@ -1,8 +1,18 @@
 #include "daemon/session/node_view.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <future>
+#include <memory>
+#include <new>
 #include <string>
+#include <thread>
+#include <vector>
 
 namespace ultraep {
 namespace {
@@ -143,6 +153,62 @@ TEST(NodeViewTest, ManyLivingNamesTakeNoClosedOnesPlace) {
   const NodeSnapshot node = view.Read();
   EXPECT_EQ(node.closed.size(), 2 * NodeView::kClosedNames);
   EXPECT_EQ(node.closed.back().sums.counters.steps_planned, 2u);
+}
+
+// Statistics whose reader stops within: their memory may not be read until somebody allows it.
+class StoppedReader {
+ public:
+  StoppedReader() {
+    bytes_ = (sizeof(StepStatistics) + 4095) / 4096 * 4096;
+    memory_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    EXPECT_NE(memory_, MAP_FAILED);
+    statistics = std::shared_ptr<StepStatistics>(new (memory_) StepStatistics,
+                                                 [](StepStatistics* s) { s->~StepStatistics(); });
+    stopped_ = false;
+    go_on_ = false;
+    struct sigaction wait = {};
+    wait.sa_handler = [](int) {
+      stopped_ = true;
+      while (!go_on_) usleep(1000);
+    };
+    EXPECT_EQ(sigaction(SIGSEGV, &wait, &before_), 0);
+    EXPECT_EQ(mprotect(memory_, bytes_, PROT_NONE), 0);
+  }
+  ~StoppedReader() {
+    sigaction(SIGSEGV, &before_, nullptr);
+    statistics.reset();
+    munmap(memory_, bytes_);
+  }
+  void WaitUntilItStops() {
+    while (!stopped_) usleep(1000);
+  }
+  void GoOn() {
+    EXPECT_EQ(mprotect(memory_, bytes_, PROT_READ | PROT_WRITE), 0);
+    go_on_ = true;
+  }
+
+  std::shared_ptr<StepStatistics> statistics;
+
+ private:
+  static inline std::atomic<bool> stopped_, go_on_;
+  size_t bytes_ = 0;
+  void* memory_ = nullptr;
+  struct sigaction before_ = {};
+};
+
+// A scrape may be long, or its thread may not be scheduled: session and ranks must not notice.
+TEST(NodeViewTest, ThePublisherWaitsForNoReader) {
+  StoppedReader stopped;
+  NodeView view;
+  GroupSource source = Source("a", 0);
+  source.statistics = stopped.statistics;
+  view.Publish({}, {source});
+  std::jthread reader([&] { view.Read(); });
+  stopped.WaitUntilItStops();
+  const auto published = std::async(std::launch::async, [&] { view.Publish({}, {}); });
+  EXPECT_EQ(published.wait_for(std::chrono::seconds(20)), std::future_status::ready);
+  stopped.GoOn();
+  reader.join();
 }
 
 TEST(NodeViewTest, LayersAreReadWhenTheyAreAskedFor) {
