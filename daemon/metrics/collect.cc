@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "daemon/metrics/layer_detail.h"
 #include "daemon/metrics/process_metrics.h"
 #include "protocol/version.h"
 
@@ -50,7 +51,7 @@ void CollectLatencies(const NodeSnapshot& snapshot, Families* families) {
 std::vector<prometheus::MetricFamily> Collector::Collect(const NodeSnapshot& snapshot) {
   Families families;
   groups_.Collect(snapshot, &families);
-  detail_.Collect(snapshot, groups_.labels(), &families);
+  CollectLayers(snapshot, groups_.labels(), &families);
   CollectLatencies(snapshot, &families);
   families.Add(kGroups, double(snapshot.groups.size()));
   CollectDaemon(snapshot.daemon, &families);

@@ -7,7 +7,6 @@
 
 #include "daemon/metrics/families.h"
 #include "daemon/metrics/group_series.h"
-#include "daemon/metrics/layer_detail.h"
 #include "daemon/session/node_view.h"
 
 namespace ultraep::metrics {
@@ -16,13 +15,10 @@ namespace ultraep::metrics {
 // scrape to scrape are labels and the counters of labels that are shared or reused.
 class Collector {
  public:
-  explicit Collector(uint64_t detail_series) : detail_(detail_series) {}
-
   std::vector<prometheus::MetricFamily> Collect(const NodeSnapshot& snapshot);
 
  private:
   GroupSeries groups_;
-  LayerDetail detail_;
   uint64_t scrapes_ = 0;
 };
 

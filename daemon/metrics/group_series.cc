@@ -14,7 +14,7 @@ using Group = const StatusGroup&;
 struct Counter {
   const Metric* metric;
   std::vector<std::string> labels;  // after `group`
-  double (*value)(Group);
+  double (*value)(Group);           // null: MeanTokens, of which closed groups keep a sum
 };
 
 double Seconds(uint64_t ns) { return double(ns) / 1e9; }
@@ -29,7 +29,7 @@ const std::vector<Counter>& Counters() {
        {"before"},
        [](Group g) { return double(g.counters.peak_before_sum); }},
       {&kRankTokensMaxTotal, {"after"}, [](Group g) { return double(g.counters.peak_sum); }},
-      {&kRankTokensMeanTotal, {}, [](Group g) { return PerRank(g.counters.tokens_sum, g); }},
+      {&kRankTokensMeanTotal, {}, nullptr},
       {&kRankTokensBoundTotal, {}, [](Group g) { return double(g.counters.lower_bound_sum); }},
       {&kTokensAvoidedTotal,
        {},
@@ -178,12 +178,14 @@ std::string NameOf(Group g) { return GetText(g.config.name); }
 
 void GroupSeries::Count(const NodeSnapshot& snapshot) {
   std::map<std::string, Counts> by_name;
-  for (const auto* groups : {&snapshot.groups, &snapshot.closed})
-    for (const StatusGroup& group : *groups) {
-      Counts& counts = by_name[NameOf(group)];
-      counts.resize(Counters().size());
-      for (size_t i = 0; i < counts.size(); ++i) counts[i] += Counters()[i].value(group);
-    }
+  const auto add = [&](Group group, double mean_tokens) {
+    Counts& counts = by_name[NameOf(group)];
+    counts.resize(Counters().size());
+    for (size_t i = 0; i < counts.size(); ++i)
+      counts[i] += Counters()[i].value ? Counters()[i].value(group) : mean_tokens;
+  };
+  for (Group group : snapshot.groups) add(group, MeanTokens(group));
+  for (const ClosedGroup& closed : snapshot.closed) add(closed.sums, closed.mean_tokens);
 
   const std::vector<std::string> named = labels_.named();
   std::erase_if(by_label_, [&](const auto& label) {
@@ -210,7 +212,7 @@ void GroupSeries::Count(const NodeSnapshot& snapshot) {
 void GroupSeries::Collect(const NodeSnapshot& snapshot, Families* families) {
   std::vector<std::string> living, closed;
   for (const StatusGroup& group : snapshot.groups) living.push_back(NameOf(group));
-  for (const StatusGroup& group : snapshot.closed) closed.push_back(NameOf(group));
+  for (const ClosedGroup& group : snapshot.closed) closed.push_back(NameOf(group.sums));
   labels_.Update(living, closed);
   Count(snapshot);
 

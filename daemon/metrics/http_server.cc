@@ -16,11 +16,11 @@
 namespace ultraep {
 namespace {
 
-// Four clients that connect and say nothing hold up the fifth for as long as the timeout.
-constexpr const char* kThreads = "4";
-constexpr const char* kRequestTimeoutMs = "2000";
+// Eight clients that connect and say nothing hold up the ninth for as long as the timeout.
+constexpr const char* kThreads = "8";
+constexpr const char* kRequestTimeoutMs = "500";
 // More wait in the kernel and cost no descriptors, which are counted (main.cc).
-constexpr const char* kQueue = "8";
+constexpr const char* kQueue = "4";
 
 // The page is one file: whatever a group's name smuggles into it may load or send nothing.
 constexpr const char* kHeaders =

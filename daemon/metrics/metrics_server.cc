@@ -5,7 +5,7 @@
 
 #include "daemon/log.h"
 #include "daemon/metrics/page_json.h"
-#include "prometheus/text_serializer.h"
+#include "daemon/metrics/text.h"
 
 namespace ultraep {
 
@@ -25,9 +25,9 @@ HttpAnswer Checked(const std::string& wrong) {
 MetricsServer::MetricsServer(const NodeView* view, uint64_t detail_series, Check healthy,
                              Check ready)
     : view_(view),
+      detail_(detail_series > 0),
       healthy_(std::move(healthy)),
       ready_(std::move(ready)),
-      collector_(detail_series),
       http_([this](const std::string& path) { return Answer(path); }) {}
 
 void MetricsServer::Start(const ListenAddress& address) {
@@ -60,9 +60,9 @@ std::string MetricsServer::Metrics() {
   std::vector<prometheus::MetricFamily> families;
   {
     std::lock_guard lock(mutex_);
-    families = collector_.Collect(view_->Read());
+    families = collector_.Collect(view_->Read(detail_));
   }
-  return prometheus::TextSerializer().Serialize(families);
+  return metrics::MetricsText(families);
 }
 
 }  // namespace ultraep

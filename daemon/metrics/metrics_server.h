@@ -31,6 +31,7 @@ class MetricsServer {
   std::string Metrics();
 
   const NodeView* const view_;
+  const bool detail_;
   const Check healthy_, ready_;
   std::mutex mutex_;  // guards collector_; scrapes come one after the other
   metrics::Collector collector_;

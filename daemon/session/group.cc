@@ -140,6 +140,7 @@ GroupSource Group::Source() const {
   source.present = generation_ != nullptr;
   if (generation_) source.generations.push_back(generation_);
   source.statistics = statistics_;
+  source.believed = believed_;
   return source;
 }
 

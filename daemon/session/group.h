@@ -17,6 +17,7 @@
 #include "daemon/session/statistics.h"
 #include "protocol/lease.h"
 #include "protocol/message.h"
+#include "protocol/transport/waiting.h"
 #include "protocol/verdict_board.h"
 
 namespace ultraep {
@@ -92,6 +93,7 @@ class Group {
   const GroupKey key_;
   const GroupLayout layout_;
   const std::shared_ptr<StepStatistics> statistics_ = std::make_shared<StepStatistics>();
+  const std::shared_ptr<BelievedRanks> believed_ = std::make_shared<BelievedRanks>(NowNs());
   std::shared_ptr<GroupGeneration> generation_;
   // Earlier generations: members may still use their slots and look there for who is gone.
   std::deque<std::shared_ptr<GroupGeneration>> earlier_;

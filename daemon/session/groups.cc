@@ -45,11 +45,8 @@ std::shared_ptr<Group> Groups::Join(uint64_t owner, uid_t uid, const ultraep::Jo
   if (at == groups_.end()) {
     LogInfo("group %s: %d ranks, %d experts, %d slots per rank, %s of shared memory", key.name,
             config.ranks, config.experts, config.slots, Mib(group->next_generation_bytes()));
+    KeepLayers(group.get());
     groups_[key] = group;
-    // Layers that have no room in the metrics are not kept either: a job may say any number of
-    // them.
-    if (uint64_t{config.layers} * 2 <= options_.metrics_detail_series)
-      group->statistics().KeepLayers(config.layers, config.ranks);
     view_->events().Add(uid, key.name, EventKind::kCreated,
                         [&](Event* e) { e->value = group->next_generation_bytes(); });
   }
@@ -60,6 +57,29 @@ std::shared_ptr<Group> Groups::Join(uint64_t owner, uid_t uid, const ultraep::Jo
     before->Retire();
   }
   return group;
+}
+
+// One budget for all living groups: what has no room in the metrics is not kept either, since jobs
+// may say any number of layers.
+void Groups::KeepLayers(Group* group) const {
+  const uint64_t all = options_.metrics_detail_series;
+  if (!all) return;
+  uint64_t left = all;
+  for (const auto& [key, other] : groups_) left -= other->statistics().detail_series();
+  const auto fits = [&](const char* what, uint64_t series) {
+    if (series <= left) {
+      left -= series;
+      return true;
+    }
+    LogWarning(
+        "group %s: no %s in the metrics: %d series, %d of --metrics_detail_series %d are left",
+        group->key().name, what, series, left, all);
+    return false;
+  };
+  const uint64_t layers = group->config().layers, ranks = group->config().ranks;
+  if (!fits("imbalance per layer", 2 * layers)) return;
+  const bool tokens = fits("tokens per layer and rank", layers * ranks);
+  group->statistics().KeepLayers(uint32_t(layers), tokens ? uint32_t(ranks) : 0);
 }
 
 // What can be known before its ranks are there. A group that could never have its memory is refused

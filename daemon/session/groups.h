@@ -42,6 +42,7 @@ class Groups {
  private:
   Refusal CheckNewGroup(uid_t uid, uint64_t bytes) const;
   Refusal CheckMemory(uid_t uid, uint64_t bytes) const;
+  void KeepLayers(Group* group) const;
   void CloseIfEmpty(const std::shared_ptr<Group>& group);
 
   const DaemonOptions options_;

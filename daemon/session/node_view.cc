@@ -1,6 +1,8 @@
 #include "daemon/session/node_view.h"
 
 #include <algorithm>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "protocol/transport/waiting.h"
@@ -32,9 +34,7 @@ void AddCounters(const StatusGroup& from, StatusGroup* to) {
   to->generations += from.generations;
 }
 
-bool SameName(const StatusGroup& a, const StatusGroup& b) {
-  return GetText(a.config.name) == GetText(b.config.name);
-}
+std::string NameOf(const StatusGroup& group) { return GetText(group.config.name); }
 
 bool Beats(uint8_t state) {
   return state == uint8_t(MemberState::kJoined) || state == uint8_t(MemberState::kReady);
@@ -60,6 +60,7 @@ StatusGroup GroupSource::Status() const {
   status.planning = statistics->Planning();
   status.ranks = ranks_before;
   for (const auto& generation : generations) status.ranks.Add(generation->Ranks());
+  status.ranks = believed->Believe(status.ranks, NowNs());
   if (!present) return status;
   GroupGeneration& now = *generations.back();
   const Gate gate = now.gate();
@@ -75,6 +76,7 @@ void NodeView::Publish(const StatusDaemon& daemon, std::vector<GroupSource> grou
   std::unique_lock lock(mutex_);
   daemon_ = daemon;
   std::swap(groups_, groups);
+  ForgetOldNames();
   lock.unlock();  // what was published before may hold the last of a generation's memory
 }
 
@@ -84,24 +86,28 @@ void NodeView::Close(const GroupSource& group) {
   // It must not be counted twice until the next Publish.
   std::erase_if(groups_, [&](const GroupSource& g) { return g.statistics == group.statistics; });
   AddCounters(last, &closed_sum_);
-  StatusGroup sum;
-  sum.config = last.config;
-  const auto same = std::find_if(closed_.begin(), closed_.end(), [&](const StatusGroup& closed) {
-    return SameName(closed, last) && closed.config.ranks == last.config.ranks;
+  ClosedGroup closed;
+  const auto same = std::find_if(closed_.begin(), closed_.end(), [&](const ClosedGroup& c) {
+    return NameOf(c.sums) == NameOf(last);
   });
   if (same != closed_.end()) {
-    AddCounters(*same, &sum);
+    closed = *same;
     closed_.erase(same);
   }
-  AddCounters(last, &sum);
-  closed_.push_back(sum);
+  closed.sums.config = last.config;
+  AddCounters(last, &closed.sums);
+  closed.mean_tokens += MeanTokens(last);
+  closed_.push_back(closed);
+}
+
+// What a living group's name has counted before belongs to its counters, which must not go down.
+void NodeView::ForgetOldNames() {
   if (closed_.size() <= kClosedNames) return;
-  // What a living group's name has counted before belongs to its counters, which must not go down.
-  const auto oldest = std::find_if(closed_.begin(), closed_.end(), [&](const StatusGroup& closed) {
-    return std::none_of(groups_.begin(), groups_.end(),
-                        [&](const GroupSource& g) { return SameName(closed, g.fixed); });
-  });
-  if (oldest != closed_.end()) closed_.erase(oldest);
+  std::set<std::string> living;
+  for (const GroupSource& group : groups_) living.insert(NameOf(group.fixed));
+  const auto old = [&](const ClosedGroup& c) { return !living.count(NameOf(c.sums)); };
+  long too_many = std::count_if(closed_.begin(), closed_.end(), old) - long(kClosedNames);
+  std::erase_if(closed_, [&](const ClosedGroup& c) { return old(c) && too_many-- > 0; });
 }
 
 std::vector<GroupSource> NodeView::Groups() const {
@@ -109,18 +115,22 @@ std::vector<GroupSource> NodeView::Groups() const {
   return groups_;
 }
 
-NodeSnapshot NodeView::Read() const {
+// The session thread publishes under the same lock: under it nothing is added up. A group is either
+// living or closed.
+NodeSnapshot NodeView::Read(bool layers) const {
   NodeSnapshot snapshot;
-  std::lock_guard lock(mutex_);  // a group is either living or closed
+  std::unique_lock lock(mutex_);
+  const std::vector<GroupSource> groups = groups_;
   snapshot.daemon = daemon_;
-  snapshot.daemon.metrics_port = metrics_port();
-  snapshot.daemon.groups = uint32_t(groups_.size());
-  for (const GroupSource& group : groups_) {
-    snapshot.groups.push_back(group.Status());
-    snapshot.layers.push_back(group.statistics->Layers());
-  }
   snapshot.closed = closed_;
   snapshot.closed_sum = closed_sum_;
+  lock.unlock();
+  snapshot.daemon.metrics_port = metrics_port();
+  snapshot.daemon.groups = uint32_t(groups.size());
+  for (const GroupSource& group : groups) {
+    snapshot.groups.push_back(group.Status());
+    if (layers) snapshot.layers.push_back(group.statistics->Layers());
+  }
   return snapshot;
 }
 

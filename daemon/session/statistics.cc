@@ -75,6 +75,7 @@ void StepStatistics::CountLayer(const StepOutcome& step) {
   Set(&layer.last_peak_before, step.verdict.certificate.peak_before);
   Set(&layer.last_peak, step.verdict.certificate.peak);
   Set(&layer.last_tokens, step.verdict.certificate.total);
+  if (layer.rank_tokens.empty()) return;
   rank_tokens_.assign(step.shape.ranks, 0);
   const uint32_t per_rank = step.shape.experts_per_rank();
   const uint32_t* cell = step.load.tokens;
@@ -95,6 +96,10 @@ void StepStatistics::CountLayer(const StepOutcome& step) {
 void StepStatistics::KeepLayers(uint32_t layers, uint32_t ranks) {
   layers_.resize(layers);
   for (LayerStatistics& layer : layers_) layer.rank_tokens.resize(ranks);
+}
+
+uint64_t StepStatistics::detail_series() const {
+  return layers_.empty() ? 0 : layers_.size() * (2 + layers_[0].rank_tokens.size());
 }
 
 void StepStatistics::Lost(MemberState how) {

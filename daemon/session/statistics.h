@@ -22,7 +22,8 @@ struct LayerStatistics {
   uint64_t last_peak_before = 0;
   uint64_t last_peak = 0;
   uint64_t last_tokens = 0;
-  std::vector<uint64_t> rank_tokens;  // [ranks] received under the plans, summed over steps
+  // [ranks] received under the plans, summed over steps; may be empty: no room
+  std::vector<uint64_t> rank_tokens;
 };
 
 // A decided step as the planner thread hands it over.
@@ -40,8 +41,10 @@ class StepStatistics {
   // The planner thread.
   void Count(const StepOutcome& step);
 
-  // The session thread. Before the first step: keeps numbers per layer.
+  // The session thread. Before the first step: keeps numbers per layer. ranks: 0: none per rank.
   void KeepLayers(uint32_t layers, uint32_t ranks);
+  // That metrics make of them.
+  uint64_t detail_series() const;
   void Lost(MemberState how);
   // Null ends the recording.
   void Record(std::shared_ptr<TraceTap> tap);

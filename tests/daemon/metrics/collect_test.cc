@@ -56,6 +56,7 @@ TEST(CollectTest, MetricsOfAHandWorkedMatrixAreWhatTheHandSays) {
   source.fixed.config.slots = 1;
   source.fixed.config.layers = 2;
   source.statistics = std::make_shared<StepStatistics>();
+  source.believed = std::make_shared<BelievedRanks>(0);
   source.statistics->KeepLayers(2, 3);
   PlanAndCount(shape,
                {10, 0, 1, 0, 1, 0,  //
@@ -64,8 +65,8 @@ TEST(CollectTest, MetricsOfAHandWorkedMatrixAreWhatTheHandSays) {
                0, source.statistics.get());
   NodeView view;
   view.Publish({}, {source});
-  Collector collector(100);
-  Scraped first(collector.Collect(view.Read()));
+  Collector collector;
+  Scraped first(collector.Collect(view.Read(true)));
   EXPECT_EQ(first.at("ultraep_imbalance_ratio job before"), 2.5);
   EXPECT_EQ(first.at("ultraep_imbalance_ratio job after"), 1);
   EXPECT_EQ(first.at("ultraep_rank_tokens_max job before"), 30);
@@ -78,7 +79,7 @@ TEST(CollectTest, MetricsOfAHandWorkedMatrixAreWhatTheHandSays) {
                 0, 0, 20, 0, 0, 0,  //
                 0, 0, 1, 0, 4, 0},
                1, source.statistics.get());
-  Scraped second(collector.Collect(view.Read()));
+  Scraped second(collector.Collect(view.Read(true)));
   EXPECT_EQ(second.at("ultraep_imbalance_ratio job before"), 93.0 / 37);
   EXPECT_EQ(second.at("ultraep_imbalance_ratio job after"), 39.0 / 37);
   EXPECT_EQ(second.at("ultraep_rank_tokens_max job before"), 31);
@@ -128,7 +129,7 @@ NodeSnapshot Crowd(size_t groups) {
 }
 
 TEST(CollectTest, EveryNameOfNamesHIsThereWithItsLabelsAndNoOther) {
-  Collector collector(1000);
+  Collector collector;
   const Scraped scraped(collector.Collect(Crowd(2)));
   ASSERT_EQ(scraped.families().size(), std::size(kAll));
   for (size_t i = 0; i < std::size(kAll); ++i) {
@@ -156,8 +157,10 @@ TEST(CollectTest, EveryNameOfNamesHIsThereWithItsLabelsAndNoOther) {
 }
 
 TEST(CollectTest, ThereAreFewerThan600SeriesHoweverManyGroups) {
-  Collector collector(0);
-  const Scraped scraped(collector.Collect(Crowd(100)));
+  Collector collector;
+  NodeSnapshot crowd = Crowd(100);
+  crowd.layers.clear();
+  const Scraped scraped(collector.Collect(crowd));
   EXPECT_EQ(scraped.series_of("ultraep_slots"), GroupLabels::kNamed + 1);
   EXPECT_EQ(scraped.series_of("ultraep_layer_imbalance_ratio"), 0u);
   EXPECT_LT(scraped.series(), 600u);
@@ -172,7 +175,7 @@ TEST(CollectTest, BucketsAreCumulativeAndTimesAreSeconds) {
     CountLatencyAlone(&node.groups[1].ranks.route, ns);
   }
   CountLatencyAlone(&node.closed_sum.planning.solve, 200'000'000);  // above the last bound
-  Collector collector(0);
+  Collector collector;
   for (const auto& family : collector.Collect(node)) {
     if (family.name != "ultraep_solve_seconds") continue;
     ASSERT_EQ(family.metric.size(), 1u);
@@ -202,7 +205,7 @@ TEST(CollectTest, WhatTheDaemonSaysOfItself) {
   node.daemon.trace_dropped = 3;
   node.daemon.refused[uint32_t(RefusalKind::kDisagree)] = 4;
   node.daemon.cost_token_ps = 1500;
-  Collector collector(0);
+  Collector collector;
   Scraped(collector.Collect(node));
   const Scraped scraped(collector.Collect(node));
   EXPECT_EQ(scraped.at("ultraep_build_info 1.2.3 " + std::to_string(kLayoutVersion)), 1);

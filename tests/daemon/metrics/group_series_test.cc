@@ -33,7 +33,7 @@ StatusGroup Planned(const std::string& name, uint64_t steps, uint32_t ranks = 4)
 TEST(GroupSeriesTest, GroupsOfOneNameAreOneSeries) {
   NodeSnapshot node;
   node.groups = {Planned("job", 3, 4), Planned("job", 5, 2)};
-  node.closed = {Planned("job", 7, 10)};
+  node.closed = {{Planned("job", 7, 10), 70}};
   StatusGroup &a = node.groups[0], &b = node.groups[1];
   a.gate_state = uint32_t(GateState::kOpen);
   a.heartbeat_age_ns = 2'000'000'000;
@@ -48,7 +48,7 @@ TEST(GroupSeriesTest, GroupsOfOneNameAreOneSeries) {
   GroupSeries series;
   const Scraped s = Collected(&series, node);
   EXPECT_EQ(s.at("ultraep_steps_total job plan none"), 3 + 5 + 7);
-  EXPECT_EQ(s.at("ultraep_rank_tokens_mean_total job"), 300 / 4 + 500 / 2 + 700 / 10);
+  EXPECT_EQ(s.at("ultraep_rank_tokens_mean_total job"), 300 / 4 + 500 / 2 + 70);
   EXPECT_EQ(s.at("ultraep_slots job"), 4 * 2 + 2 * 2);
   EXPECT_EQ(s.at("ultraep_group_memory_bytes job"), 30);
   EXPECT_EQ(s.at("ultraep_ranks job ready"), 2);
@@ -76,7 +76,7 @@ TEST(GroupSeriesTest, AClosedGroupKeepsItsCountersAndLosesItsGauges) {
   NodeSnapshot node;
   node.groups = {Planned("job", 5)};
   Collected(&series, node);
-  node.closed = {Planned("job", 6)};
+  node.closed = {{Planned("job", 6), 0}};
   node.groups.clear();
   const Scraped s = Collected(&series, node);
   EXPECT_EQ(s.at("ultraep_steps_total job plan none"), 6);
@@ -88,7 +88,7 @@ TEST(GroupSeriesTest, AnEvictedNamesCountsDoNotFallUponOther) {
   NodeSnapshot node;
   for (int i = 0; i < 7; ++i) node.groups.push_back(Planned("job" + std::to_string(i), 1000));
   Collected(&series, node);
-  node.closed = {node.groups[0]};
+  node.closed = {{node.groups[0], 0}};
   node.groups[0] = Planned("new", 1);  // takes job0's place
   Scraped s = Collected(&series, node);
   EXPECT_EQ(s.at("ultraep_steps_total new plan none"), 1);
@@ -96,7 +96,7 @@ TEST(GroupSeriesTest, AnEvictedNamesCountsDoNotFallUponOther) {
   node.groups.push_back(Planned("job0", 3));  // is back, and finds no place
   s = Collected(&series, node);
   EXPECT_EQ(s.at("ultraep_steps_total other plan none"), 3);
-  node.closed[0] = Planned("job0", 1000 + 4);
+  node.closed[0] = {Planned("job0", 1000 + 4), 0};
   node.groups.pop_back();
   s = Collected(&series, node);
   EXPECT_EQ(s.at("ultraep_steps_total other plan none"), 4) << "what it did as other";
@@ -134,6 +134,7 @@ TEST(GroupSeriesTest, CountersNeverGoDownWhateverComesAndGoes) {
             GroupCalled("job" + std::to_string(random.Below(80)), 1 + uint32_t(random.Below(4)));
         source.fixed.generations = 1;
         source.statistics = std::make_shared<StepStatistics>();
+        source.believed = std::make_shared<BelievedRanks>(0);
         living.push_back(source);
         view.Publish({}, living);
       } else if (what == 1 && !living.empty()) {

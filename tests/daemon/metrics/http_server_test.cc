@@ -1,46 +1,25 @@
 #include "daemon/metrics/http_server.h"
 
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "tests/daemon/metrics/http_client.h"
+
 namespace ultraep {
 namespace {
 
-int Connect(uint32_t port) {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(uint16_t(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  return fd;
-}
-
-// Everything that comes back until the server closes.
-std::string Ask(uint32_t port, const std::string& request) {
-  const int fd = Connect(port);
-  EXPECT_EQ(write(fd, request.data(), request.size()), ssize_t(request.size()));
-  std::string answer;
-  char buffer[4096];
-  for (ssize_t got; (got = read(fd, buffer, sizeof buffer)) > 0;)
-    answer.append(buffer, size_t(got));
-  close(fd);
-  return answer;
-}
-
-std::string Get(uint32_t port, const std::string& path) {
-  return Ask(port, "GET " + path + " HTTP/1.1\r\nHost: here\r\n\r\n");
-}
-
-bool Has(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
+using test::Ask;
+using test::Connect;
+using test::Get;
+using test::Has;
 
 HttpAnswer Echo(const std::string& path) {
   if (path == "/no") return {503, "text/plain", "no\n"};
@@ -69,6 +48,45 @@ TEST(HttpServerTest, ItAnswersManyAtOnceAndStartsAnewAfterAStop) {
     EXPECT_EQ(right, 8 * 20);
     server.Stop();
     EXPECT_EQ(server.port(), 0u);
+  }
+}
+
+// Each answer waits until the others are asked for as well.
+TEST(HttpServerTest, EightAreAnsweredAtATime) {
+  std::mutex mutex;
+  std::condition_variable more;
+  int inside = 0;
+  HttpServer server([&](const std::string&) {
+    std::unique_lock lock(mutex);
+    ++inside;
+    more.notify_all();
+    const bool all = more.wait_for(lock, std::chrono::seconds(20), [&] { return inside == 8; });
+    return HttpAnswer{200, "text/plain", all ? "together\n" : "alone\n"};
+  });
+  ASSERT_EQ(server.Start({kHost, 0}), "");
+  std::atomic<int> together{0};
+  {
+    std::vector<std::jthread> clients;
+    for (int c = 0; c < 8; ++c)
+      clients.emplace_back([&] { together += Has(Get(server.port(), "/"), "together\n"); });
+  }
+  EXPECT_EQ(together, 8);
+}
+
+// The page is one file that loads nothing, from nowhere; nobody may frame it.
+TEST(HttpServerTest, EveryAnswerForbidsBrowsersWhatThePageDoesNotNeed) {
+  HttpServer server(Echo);
+  ASSERT_EQ(server.Start({kHost, 0}), "");
+  for (const std::string path : {"/x", "/no"}) {
+    const std::string answer = Get(server.port(), path);
+    const size_t at = answer.find("\r\nContent-Security-Policy: ");
+    ASSERT_NE(at, answer.npos) << answer;
+    const std::string policy = answer.substr(at + 2, answer.find("\r\n", at + 2) - at - 2);
+    for (const char* rule : {" default-src 'none';", " connect-src 'self';", " base-uri 'none';",
+                             " form-action 'none';", " frame-ancestors 'none'"})
+      EXPECT_TRUE(Has(policy, rule)) << rule << " in " << policy;
+    EXPECT_TRUE(Has(answer, "\r\nX-Content-Type-Options: nosniff\r\n")) << answer;
+    EXPECT_TRUE(Has(answer, "\r\nCache-Control: no-store\r\n")) << answer;
   }
 }
 

@@ -27,9 +27,15 @@ def series_of(text):
 
 
 class HttpTest(unittest.TestCase):
-    def start(self, *flags):
+    def daemon(self, *flags):
         daemon = Daemon(BIN, *flags)
         self.addCleanup(daemon.close)
+        # It answers status before it has a port for metrics.
+        wait_until(lambda: " serves " in daemon.log_text(), 60, "the daemon has started")
+        return daemon
+
+    def start(self, *flags):
+        daemon = self.daemon(*flags)
         self.port = daemon.status()["daemon"]["metrics_port"]
         return daemon
 
@@ -106,7 +112,7 @@ class HttpTest(unittest.TestCase):
         self.assertGreater(first[steps[0]], 0)
         self.assertEqual(first["ultraep_solve_seconds_count"], first[steps[0]])
         self.assertEqual(first['ultraep_solve_seconds_bucket{le="+Inf"}'], first[steps[0]])
-        self.assertIn('ultraep_solve_seconds_bucket{le="1e-06"}', first)
+        self.assertIn('ultraep_solve_seconds_bucket{le="7.5e-05"}', first)
         self.assertIn('ultraep_solve_seconds_bucket{le="0.0001"}', first)
         self.assertEqual(first["ultraep_groups"], 0)
         again = series_of(self.metrics())
@@ -114,7 +120,7 @@ class HttpTest(unittest.TestCase):
 
     def test_clients_that_say_nothing_hold_up_a_scrape_for_the_timeout_at_most(self):
         self.start()
-        idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(6)]
+        idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(10)]
         idle[0].sendall(b"GET /metr")
         status, _, body = self.ask("/metrics")  # fails after 60 s; civetweb's own limit is 30 s
         self.assertEqual(status, 200)
@@ -135,8 +141,7 @@ class HttpTest(unittest.TestCase):
 
     def test_a_taken_port_leaves_a_daemon_without_metrics_that_says_what_to_do(self):
         self.start()
-        second = Daemon(BIN, "--metrics_listen", f"127.0.0.1:{self.port}")
-        self.addCleanup(second.close)
+        second = self.daemon("--metrics_listen", f"127.0.0.1:{self.port}")
         self.assertEqual(second.status()["daemon"]["metrics_port"], 0)
         self.assertRegex(second.log_text(), r"error: no metrics: .*in use.*--metrics_listen")
         replay = Replay(second, *SMALL, "--steps", "5")

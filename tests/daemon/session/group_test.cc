@@ -1,9 +1,9 @@
 // Who belongs to a group and when its memory changes, without sockets.
-#include "daemon/session/groups.h"
-
 #include <gtest/gtest.h>
 
 #include "daemon/memory/system_memory.h"
+#include "daemon/session/groups.h"
+#include "protocol/transport/waiting.h"
 #include "tests/support/test_daemon.h"
 
 namespace ultraep {
@@ -210,6 +210,101 @@ TEST_F(GroupTest, EqualNamesAndNoncesOfTwoUsersAreTwoGroups) {
   ASSERT_EQ(Join(0, 200, 2), "") << "rank 0 is free there";
   EXPECT_NE(group_, mine);
   EXPECT_EQ(groups_.all().size(), 2u);
+}
+
+// Six generations end: two of their boards are no longer kept, four are, and one is the present
+// one.
+TEST_F(GroupTest, WhatRanksCountedInEveryGenerationIsShown) {
+  Open();
+  std::vector<Mapping> boards;
+  const auto count = [&](const Mapping& board, uint64_t planned) {
+    reinterpret_cast<RankBoard*>(board.base())->statistics.planned += planned;
+  };
+  uint64_t planned = 0;
+  for (uint64_t generation = 1; generation <= 7; ++generation) {
+    boards.push_back(MapRankBoard(0));
+    boards.push_back(MapRankBoard(2));
+    count(boards[boards.size() - 2], generation);
+    count(boards.back(), 1000 * generation);
+    planned += 1001 * generation;
+    EXPECT_EQ(group_->Source().Status().ranks.planned, planned) << generation;
+    if (generation == 7) break;
+    groups_.Gone(group_, 11, 1, MemberState::kGone);
+    Open();
+  }
+  EXPECT_EQ(group_->Source().generations.size(), 5u);
+  count(boards[2 * 3], 5);  // a straggler in the fourth
+  EXPECT_EQ(group_->Source().Status().ranks.planned, planned + 5);
+}
+
+// A rank that is gone beats no more; its last beat is nobody's age.
+TEST_F(GroupTest, OnlyMembersThatAreThereHaveAHeartbeatsAge) {
+  Open();
+  const uint64_t start = NowNs();
+  std::vector<Mapping> boards;
+  for (uint32_t r = 0; r < 3; ++r) {
+    boards.push_back(MapRankBoard(r));
+    reinterpret_cast<RankBoard*>(boards[r].base())->heartbeat.value = r == 1 ? 1 : start;
+  }
+  EXPECT_GE(group_->Source().Status().heartbeat_age_ns, start - 1);
+  groups_.Gone(group_, 11, 1, MemberState::kGone);
+  const uint64_t age = group_->Source().Status().heartbeat_age_ns;
+  EXPECT_LE(age, NowNs() - start);
+}
+
+class GroupDetailTest : public GroupTest {
+ protected:
+  GroupDetailTest() { SetSeries(20); }
+  void SetSeries(uint32_t series) {
+    options_.metrics_detail_series = series;
+    detailed_ = std::make_unique<Groups>(options_, &planner_, &view_);
+  }
+  // Layers kept, and whether with tokens per rank. Three ranks: 2 x layers + 3 x layers series.
+  std::pair<size_t, bool> Kept(uint8_t nonce, uint32_t layers) {
+    ultraep::Join request = Request(0, "group", nonce);
+    request.config.layers = layers;
+    made_.push_back(detailed_->Join(100 + nonce, 1, request, &refusal_));
+    const std::vector<LayerStatistics> kept = made_.back()->statistics().Layers();
+    return {kept.size(), !kept.empty() && kept[0].rank_tokens.size() == 3};
+  }
+  void Close(uint8_t nonce) {
+    for (const auto& group : made_)
+      if (group->config().nonce[0] == nonce)
+        detailed_->Gone(group, 100 + nonce, 0, MemberState::kLeft);
+  }
+
+  std::unique_ptr<Groups> detailed_;
+  std::vector<std::shared_ptr<Group>> made_;
+};
+
+TEST_F(GroupDetailTest, AllGroupsTogetherKeepNoMoreThanTheDetailSeries) {
+  EXPECT_EQ(Kept(0, 3), std::pair(size_t{3}, true)) << "15 of 20";
+  EXPECT_EQ(Kept(1, 2), std::pair(size_t{2}, false)) << "4 of 5, and 6 have no room";
+  EXPECT_EQ(Kept(2, 1), std::pair(size_t{0}, false)) << "1 is left";
+  Close(0);
+  EXPECT_EQ(Kept(3, 3), std::pair(size_t{3}, true)) << "what a group kept is given back";
+  Close(1);
+  Close(3);
+  EXPECT_EQ(Kept(4, 11), std::pair(size_t{0}, false)) << "more than there is";
+  EXPECT_EQ(Kept(5, 10), std::pair(size_t{10}, false)) << "all";
+  EXPECT_EQ(Kept(6, 1), std::pair(size_t{0}, false));
+}
+
+TEST_F(GroupDetailTest, WhatHasNoRoomIsLogged) {
+  testing::internal::CaptureStderr();
+  Kept(0, 8);
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("group group: no tokens per layer and rank in the metrics: 24 series, 4 of "
+                     "--metrics_detail_series 20 are left"),
+            log.npos)
+      << log;
+}
+
+TEST_F(GroupDetailTest, ItIsOffAt0) {
+  SetSeries(0);
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(Kept(0, 1), std::pair(size_t{0}, false));
+  EXPECT_EQ(testing::internal::GetCapturedStderr().find("warning"), std::string::npos);
 }
 
 class GroupMemoryLimitTest : public GroupTest {

@@ -89,6 +89,17 @@ TEST_F(StatisticsTest, ALayersRankTokensAreWhatThePlanGivesThem) {
   EXPECT_EQ(layers[1].rank_tokens, (std::vector<uint64_t>{60, 60}));
 }
 
+TEST_F(StatisticsTest, LayersMayBeKeptWithoutTokensPerRank) {
+  EXPECT_EQ(statistics_.detail_series(), 0u);
+  statistics_.KeepLayers(2, 0);
+  EXPECT_EQ(statistics_.detail_series(), 2u * 2);
+  statistics_.Count(Planned(1));
+  const std::vector<LayerStatistics> layers = statistics_.Layers();
+  ASSERT_EQ(layers.size(), 2u);
+  EXPECT_EQ(layers[1].last_peak, 60u);
+  EXPECT_TRUE(layers[1].rank_tokens.empty());
+}
+
 TEST_F(StatisticsTest, WithoutDetailThereAreNoLayers) {
   statistics_.Count(Planned());
   EXPECT_TRUE(statistics_.Layers().empty());
