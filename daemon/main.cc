@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "daemon/descriptor_budget.h"
 #include "daemon/log.h"
 #include "daemon/metrics/metrics_server.h"
 #include "daemon/options.h"
@@ -22,11 +23,6 @@
 using namespace ultraep;
 
 namespace {
-
-// A connection costs its socket, a pidfd and, when its rank is a group of its own, the group's four.
-// As many may be on their way to a rank that does not read: the kernel lets a user without privileges
-// have no more on their way than one process may have open.
-constexpr uint64_t kDescriptorsPerConnection = 2 + kJoinedDescriptors, kDescriptorsOwn = 32;
 
 // Out of descriptors for one user, out for all: so the limits of connections fit into what there is,
 // and a quarter is always others'.

@@ -53,7 +53,7 @@ ABSL_FLAG(uint64_t, memory_limit_mib, 0,
           "most MiB of shared memory for all groups; 0: 80 % of what the machine has left, counted "
           "with what the groups hold, whenever a group wants more");
 ABSL_FLAG(uint32_t, max_connections, 2048,
-          "most open connections, 1..65536, one per rank; RLIMIT_NOFILE must be six times as much, "
+          "most open connections, 1..65536, one per rank; RLIMIT_NOFILE must be seven times as much, "
           "or the daemon takes fewer");
 ABSL_FLAG(uint32_t, lease_ms, 5000,
           "milliseconds, 500..3600000: a rank whose heartbeat stands still for so long (stopped, "

@@ -13,7 +13,8 @@ const char* NameOf(const char* const (&names)[kNames], uint64_t value) {
   return value < kNames ? names[value] : "unknown";
 }
 
-constexpr const char* kRefusals[] = {"limit", "config", "disagree", "state", "message", "system"};
+constexpr const char* kRefusals[] = {"limit",   "config", "disagree", "state",
+                                     "message", "system", "operator"};
 static_assert(std::size(kRefusals) == kRefusalKinds);
 
 double GbPerSecond(uint64_t bytes, uint64_t ns) { return ns ? double(bytes) / double(ns) : 0.0; }

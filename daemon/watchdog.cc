@@ -35,7 +35,7 @@ uint64_t WatchdogUs() {
 
 Watchdog::Watchdog(PlanLoop* planner, AttachServer* server, const NodeView* view)
     : planner_(planner), server_(server), view_(view), period_ns_(kPeriod) {
-  planning_.seen_ns = session_.seen_ns = NowNs();
+  planning_.seen_ns = session_.seen_ns = looked_ns_ = NowNs();
   const uint64_t limit_us = WatchdogUs();
   watched_ = limit_us > 0;
   // A round that was asked for is seen one period later: three periods fit into the limit.
@@ -48,26 +48,32 @@ void Watchdog::Progress::See(uint64_t rounds_now, uint64_t now) {
 }
 
 void Watchdog::Ready() {
-  NotifySystemd("READY=1\nSTATUS=serving");
+  ready_due_ = true;
   Look();
 }
 
 void Watchdog::Look() {
   const uint64_t now = NowNs();
+  // Who was stopped itself knows nothing of the time it missed.
+  if (now - looked_ns_.exchange(now) > kStuck) planning_.seen_ns = session_.seen_ns = now;
   const uint64_t rounds = planner_->rounds();
   const bool planner_alive = rounds != planning_.rounds;
   planning_.See(rounds, now);
   session_.See(server_->rounds(), now);
   planner_->Ping();
   server_->Ping();
+  if (watched_ && planner_alive) NotifySystemd("WATCHDOG=1");
   const NodeSnapshot node = view_->Read();
   uint64_t ranks = 0, open = 0;
   for (const StatusGroup& group : node.groups) {
     ranks += group.config.ranks;
     open += group.gate_state == uint32_t(GateState::kOpen);
   }
-  NotifySystemd(absl::StrFormat("STATUS=%d groups, %d open, %d ranks%s", node.groups.size(), open,
-                                ranks, watched_ && planner_alive ? "\nWATCHDOG=1" : ""));
+  // Its queue may be full: what must arrive is said until it is taken.
+  const bool taken = NotifySystemd(absl::StrFormat("%sSTATUS=%d groups, %d open, %d ranks",
+                                                   ready_due_ ? "READY=1\n" : "",
+                                                   node.groups.size(), open, ranks));
+  ready_due_ &= !taken;
 }
 
 void Watchdog::Stopping() {
@@ -75,7 +81,10 @@ void Watchdog::Stopping() {
   NotifySystemd("STOPPING=1");
 }
 
-std::string Watchdog::Health() const { return Stuck("planner", planning_.seen_ns); }
+std::string Watchdog::Health() const {
+  std::string wrong = Stuck("main", looked_ns_);  // without it nothing is known of the others
+  return wrong.empty() ? Stuck("planner", planning_.seen_ns) : wrong;
+}
 
 std::string Watchdog::Readiness() const {
   if (stopping_) return "the daemon is stopping";

@@ -44,6 +44,8 @@ class Watchdog {
   const NodeView* const view_;
   uint64_t period_ns_;
   bool watched_ = false;
+  bool ready_due_ = false;  // systemd has not taken it yet
+  std::atomic<uint64_t> looked_ns_{0};
   std::atomic<bool> stopping_{false};
   Progress planning_, session_;
 };

@@ -1,6 +1,6 @@
 // What ultraepctl asks the daemon, over the attach socket and after the same Hello as a rank:
 //
-//   StatusRequest  ->   <- StatusDaemon, StatusGroup..., StatusEnd
+//   StatusRequest  ->   <- StatusDaemon, StatusGroup..., StatusEnd, which says where to go on
 //   EventsRequest  ->   <- Event..., EventsEnd
 //   TraceRequest   ->   <- TraceStarted and the descriptor of a trace ring (trace_ring.h), or Refused;
 //                       the recording ends when the connection closes
@@ -18,12 +18,14 @@
 
 namespace ultraep {
 
-// head 16                                                                         16
+// head 16 | first 4 | zero 4                                                      24
 struct StatusRequest {
   static constexpr MessageType kType = MessageType::kStatusRequest;
-  MessageHead head = HeadOf(kType, 16);
+  MessageHead head = HeadOf(kType, 24);
+  uint32_t first = 0;  // group to begin with: 0, then what StatusEnd says
+  uint32_t zero = 0;
 };
-static_assert(sizeof(StatusRequest) == 16 && alignof(StatusRequest) == 4, "bump kLayoutVersion");
+static_assert(sizeof(StatusRequest) == 24 && alignof(StatusRequest) == 4, "bump kLayoutVersion");
 
 // Why connections and joins were refused.
 enum class RefusalKind : uint32_t {
@@ -33,19 +35,20 @@ enum class RefusalKind : uint32_t {
   kState = 3,     // joined already, another one's place, no such group
   kMessage = 4,   // not our protocol, or another version of it
   kSystem = 5,    // the machine had no memory or descriptors
+  kOperator = 6,  // what an operator asked for cannot be had; no rank's concern
 };
-inline constexpr uint32_t kRefusalKinds = 6;
+inline constexpr uint32_t kRefusalKinds = 7;
 
 // head 16 | build 64 | pid 8 | uptime 8 | groups 4 | connections 4 | max_connections 4 |
 // metrics_port 4 | spin_us 8 | lease_ns 8 | memory 8 | memory_limit 8 | traces 4 | zero 4 |
-// trace_dropped 8 | events_dropped 8 | cost_token_ps 8 | refused 48                224
+// trace_dropped 8 | events_dropped 8 | cost_token_ps 8 | refused 56                232
 struct StatusDaemon {
   static constexpr MessageType kType = MessageType::kStatusDaemon;
-  MessageHead head = HeadOf(kType, 224);
+  MessageHead head = HeadOf(kType, 232);
   char build[64] = {};
   int64_t pid = 0;
   uint64_t uptime_ns = 0;
-  uint32_t groups = 0;  // StatusGroup messages that follow: those the caller may see
+  uint32_t groups = 0;  // that the caller may see
   uint32_t connections = 0;
   uint32_t max_connections = 0;
   uint32_t metrics_port = 0;  // 0: metrics are off
@@ -63,7 +66,7 @@ struct StatusDaemon {
 static_assert(offsetof(StatusDaemon, pid) == 80 && offsetof(StatusDaemon, spin_us) == 112 &&
                   offsetof(StatusDaemon, refused) == 176,
               "bump kLayoutVersion");
-static_assert(sizeof(StatusDaemon) == 224 && alignof(StatusDaemon) == 8, "bump kLayoutVersion");
+static_assert(sizeof(StatusDaemon) == 232 && alignof(StatusDaemon) == 8, "bump kLayoutVersion");
 
 // Counters of one group over all its generations, counted by the daemon. Only planned steps are in
 // the sums; `last` is the last planned one. Tokens, unless the name says otherwise. u64 each:
@@ -132,20 +135,22 @@ static_assert(sizeof(StatusGroup) == 2368 && alignof(StatusGroup) == 8, "bump kL
 static_assert(offsetof(StatusGroup, counters) == 336 && offsetof(StatusGroup, ranks) == 960,
               "bump kLayoutVersion");
 
-// head 16                                                                         16
+// head 16 | next 4 | zero 4                                                       24
 struct StatusEnd {
   static constexpr MessageType kType = MessageType::kStatusEnd;
-  MessageHead head = HeadOf(kType, 16);
+  MessageHead head = HeadOf(kType, 24);
+  uint32_t next = 0;  // `first` of the request that goes on; 0: these were all
+  uint32_t zero = 0;
 };
-static_assert(sizeof(StatusEnd) == 16 && alignof(StatusEnd) == 4, "bump kLayoutVersion");
+static_assert(sizeof(StatusEnd) == 24 && alignof(StatusEnd) == 4, "bump kLayoutVersion");
 
 // What has happened since this connection's last request. head 16 | flags 4 | zero 4          24
 struct EventsRequest {
   static constexpr MessageType kType = MessageType::kEventsRequest;
   enum : uint32_t { kVerdicts = 1, kHistory = 2 };
   MessageHead head = HeadOf(kType, 24);
-  uint32_t flags = 0;  // kVerdicts: every verdict, not only fallbacks. kHistory, in the first
-                       // request: also what the daemon still knows of the time before
+  uint32_t flags = 0;  // of the first request, for all. kVerdicts: every verdict, not only fallbacks. kHistory:
+                       // also what the daemon still knows of the time before
   uint32_t zero = 0;
 };
 static_assert(sizeof(EventsRequest) == 24 && alignof(EventsRequest) == 4, "bump kLayoutVersion");
@@ -156,7 +161,7 @@ enum class EventKind : uint16_t {
   kFallback = 2,  // sequence, layer, microbatch; reason
   kJoined = 3,    // rank; value: its pid
   kOpened = 4,    // a generation: sequence: first planned step
-  kOver = 5,      // a generation; text says why
+  kOver = 5,      // a generation; the events before say why
   kLeft = 6,      // rank
   kGone = 7,      // rank
   kFenced = 8,    // rank

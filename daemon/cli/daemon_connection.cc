@@ -86,14 +86,21 @@ std::string DaemonConnection::Receive(Packet* packet, int timeout_ms, Descriptor
 std::string ReadStatus(DaemonConnection* connection, StatusDaemon* daemon,
                        std::vector<StatusGroup>* groups) {
   groups->clear();
-  if (std::string wrong = connection->Send(StatusRequest()); !wrong.empty()) return wrong;
+  StatusRequest request;
+  if (std::string wrong = connection->Send(request); !wrong.empty()) return wrong;
   if (std::string wrong = connection->Receive(daemon); !wrong.empty()) return wrong;
   for (;;) {
     Packet packet;
     StatusGroup group;
     StatusEnd end;
     if (std::string wrong = connection->Receive(&packet); !wrong.empty()) return wrong;
-    if (As(packet.bytes, packet.size, &end)) return "";
+    if (As(packet.bytes, packet.size, &end)) {
+      if (end.next <= request.first) return "";
+      request.first = end.next;
+      if (std::string wrong = connection->Send(request); !wrong.empty()) return wrong;
+      if (std::string wrong = connection->Receive(daemon); !wrong.empty()) return wrong;
+      continue;
+    }
     if (!As(packet.bytes, packet.size, &group)) {
       connection->Close();
       return "the daemon gave an unexpected answer";

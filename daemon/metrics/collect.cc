@@ -12,8 +12,8 @@ namespace {
 void CollectDaemon(const StatusDaemon& daemon, Families* families) {
   families->Add(kConnections, daemon.connections);
   families->Add(kConnectionsLimit, daemon.max_connections);
-  static constexpr const char* kKinds[] = {"limit", "config",  "disagree",
-                                           "state", "message", "system"};
+  static constexpr const char* kKinds[] = {"limit",   "config", "disagree", "state",
+                                           "message", "system", "operator"};
   static_assert(std::size(kKinds) == kRefusalKinds);
   for (uint32_t kind = 0; kind < kRefusalKinds; ++kind)
     families->Add(kRefusalsTotal, {kKinds[kind]}, double(daemon.refused[kind]));

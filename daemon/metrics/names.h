@@ -125,10 +125,11 @@ inline constexpr Metric kConnections = {"ultraep_connections", Type::kGauge, "",
 inline constexpr Metric kConnectionsLimit = {"ultraep_connections_limit", Type::kGauge, "",
                                              "Most open connections."};
 inline constexpr Metric kRefusalsTotal = {
-    "ultraep_refusals_total", Type::kCounter, "kind=limit|config|disagree|state|message|system",
+    "ultraep_refusals_total", Type::kCounter,
+    "kind=limit|config|disagree|state|message|system|operator",
     "Connections and joins refused: a limit reached; a value no group may have; members that "
     "disagree; a place that is taken; not our protocol or another version; no memory or "
-    "descriptors."};
+    "descriptors; an operator's request that cannot be met."};
 inline constexpr Metric kMemoryBytes = {"ultraep_memory_bytes", Type::kGauge, "",
                                         "Shared memory of all groups."};
 inline constexpr Metric kMemoryLimitBytes = {

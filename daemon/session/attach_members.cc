@@ -101,8 +101,10 @@ void AttachServer::TellOver(Group* group) {
   NoteOver(group);
   // A closed group's recording is complete: its reader learns it by the connection.
   if (group->empty())
-    for (const auto& [id, connection] : connections_)
+    for (const auto& [id, connection] : connections_) {
       if (connection->asked.traced.get() == group) doomed_.push_back(id);
+      operators_.Forget(*group, &connection->asked);
+    }
   if (!group->generation()) return;
   Over over;
   over.generation = group->generation()->id();

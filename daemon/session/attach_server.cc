@@ -91,21 +91,24 @@ bool AttachServer::Serve(int timeout_ms) {
     } else if (id == kListener) {
       Accept();
     } else if (id & kPidfdBit) {
+      if (auto at = connections_.find(id & ~kPidfdBit); at != connections_.end())
+        TakeLastWords(at->second.get());
       Close(id & ~kPidfdBit);
     } else if (auto at = connections_.find(id); at != connections_.end()) {
       Receive(at->second.get());
     }
   }
   if (any_due_) SendDue();
+  const uint64_t now = NowNs();
+  const bool due = now - leases_checked_ns_ >= kHeartbeatNs;
+  if (due) CheckLeases(now);
   while (!doomed_.empty()) {
     const uint64_t id = doomed_.back();
     doomed_.pop_back();
     Close(id);
   }
-  const uint64_t now = NowNs();
-  if (now - leases_checked_ns_ < kHeartbeatNs) return true;
-  CheckLeases(now);
-  if (draining_) CloseDrained();
+  if (due && draining_) CloseDrained();
+  operators_.Tidy(now);
   return true;
 }
 
@@ -170,9 +173,23 @@ void AttachServer::Receive(Connection* connection) {
       Refuse(connection, "the daemon takes no file descriptors", RefusalKind::kMessage);
       break;
     case ultraep::Receive::kClosed:
+      TakeLastWords(connection);
       break;
   }
   Close(connection->id);
+}
+
+// Of a process that has ended: it may have left before, in a message that is still unread. The
+// kernel tells of the end first, and also when the process has not read what it was sent.
+void AttachServer::TakeLastWords(Connection* connection) {
+  Packet packet;
+  Leave leave;
+  for (int i = 0; i < 8; ++i) {
+    if (ReceivePacket(connection->socket.get(), MSG_DONTWAIT, &packet, Descriptors::kRefuse) !=
+        ultraep::Receive::kPacket)
+      return;
+    if (As(packet.bytes, packet.size, &leave)) LeaveGroup(connection, MemberState::kLeft);
+  }
 }
 
 bool AttachServer::Handle(Connection* connection, const Packet& packet) {
@@ -196,7 +213,7 @@ bool AttachServer::Handle(Connection* connection, const Packet& packet) {
   if (As(packet.bytes, packet.size, &ready)) return HandleReady(connection, ready);
   const int socket = connection->socket.get();
   if (As(packet.bytes, packet.size, &status))
-    return operators_.Status(socket, connection->uid, Daemon());
+    return operators_.Status(socket, connection->uid, status, Daemon());
   if (As(packet.bytes, packet.size, &events))
     return operators_.Events(socket, connection->uid, events, &connection->asked);
   if (As(packet.bytes, packet.size, &trace)) return HandleTrace(connection, trace);

@@ -39,6 +39,7 @@ class AttachServer {
   bool RefuseTooMany(Connection* connection);
   void Watch(int fd, uint64_t id);
   void Receive(Connection* connection);
+  void TakeLastWords(Connection* connection);
   // False: the connection is to be closed.
   bool Handle(Connection* connection, const Packet& packet);
   bool HandleReady(Connection* connection, const Ready& ready);

@@ -1,5 +1,7 @@
 #include "daemon/session/event_log.h"
 
+#include <algorithm>
+
 #include "protocol/transport/waiting.h"
 
 namespace ultraep {
@@ -14,27 +16,30 @@ Event EventLog::Now(const std::string& group, EventKind kind) {
 
 void EventLog::Append(uid_t uid, const Event& event) {
   std::lock_guard lock(mutex_);
-  entries_.push_back({uid, event});
-  if (entries_.size() <= kKept) return;
-  entries_.pop_front();
-  ++begin_;
+  Log& log = logs_[uid];
+  log.events.push_back(event);
+  if (log.events.size() <= kKept) return;
+  log.events.pop_front();
+  ++log.begin;
 }
 
-uint64_t EventLog::end() const {
+void EventLog::Skip(uid_t uid, bool all, Cursors* cursors) const {
   std::lock_guard lock(mutex_);
-  return begin_ + entries_.size();
+  for (const auto& [owner, log] : logs_)
+    if (all || owner == uid) (*cursors)[owner] = log.end();
 }
 
-uint64_t EventLog::Read(uint64_t* cursor, uid_t uid, bool all, size_t most,
+uint64_t EventLog::Read(uid_t uid, bool all, size_t most, Cursors* cursors,
                         std::vector<Event>* events) const {
+  uint64_t missed = 0;
   std::lock_guard lock(mutex_);
-  const uint64_t missed = begin_ > *cursor ? begin_ - *cursor : 0;
-  *cursor += missed;
-  for (; *cursor < begin_ + entries_.size() && most > 0; ++*cursor) {
-    const Entry& entry = entries_[*cursor - begin_];
-    if (!all && entry.uid != uid) continue;
-    events->push_back(entry.event);
-    --most;
+  for (const auto& [owner, log] : logs_) {
+    if (!all && owner != uid) continue;
+    uint64_t& cursor = (*cursors)[owner];
+    if (log.begin > cursor) missed += log.begin - cursor;
+    cursor = std::max(cursor, log.begin);
+    for (; cursor < log.end() && most > 0; ++cursor, --most)
+      events->push_back(log.events[cursor - log.begin]);
   }
   return missed;
 }

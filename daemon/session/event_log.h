@@ -1,4 +1,4 @@
-// What happened to groups and connections, for people: the last few thousand joins, losses,
+// What happened to groups and connections, for people: each user's last few hundred joins, losses,
 // generations and refusals. Verdicts are not here but in each group's ring.
 #pragma once
 
@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -17,7 +18,10 @@ namespace ultraep {
 // Any thread.
 class EventLog {
  public:
-  static constexpr size_t kKept = 4096;
+  // Of each user: nobody's events push out another one's.
+  static constexpr size_t kKept = 1024;
+  // How far somebody has read each user's.
+  using Cursors = std::map<uid_t, uint64_t>;
 
   // Makes one of now. `fill` sets what the kind has besides.
   template <class Fill>
@@ -27,24 +31,26 @@ class EventLog {
     Append(uid, event);
   }
 
-  uint64_t end() const;  // index after the newest
-  // Appends those from *cursor on that `uid` may see (all: everything), at most `most`, and moves
-  // the cursor. Returns how many were forgotten before.
-  uint64_t Read(uint64_t* cursor, uid_t uid, bool all, size_t most,
+  // What `uid` may see is its own; all: everybody's. Moves the cursors behind the newest.
+  void Skip(uid_t uid, bool all, Cursors* cursors) const;
+  // Appends those from the cursors on, at most `most`, and moves them. Returns how many of them
+  // were forgotten before.
+  uint64_t Read(uid_t uid, bool all, size_t most, Cursors* cursors,
                 std::vector<Event>* events) const;
 
  private:
-  struct Entry {
-    uid_t uid;
-    Event event;
+  struct Log {
+    std::deque<Event> events;
+    uint64_t begin = 0;  // number of the oldest
+
+    uint64_t end() const { return begin + events.size(); }
   };
 
   static Event Now(const std::string& group, EventKind kind);
   void Append(uid_t uid, const Event& event);
 
   mutable std::mutex mutex_;
-  std::deque<Entry> entries_;
-  uint64_t begin_ = 0;  // index of the oldest
+  std::map<uid_t, Log> logs_;
 };
 
 }  // namespace ultraep

@@ -51,8 +51,9 @@ void StepStatistics::CountFallback(const StepVerdict& verdict) {
 }
 
 void StepStatistics::Trace(const StepOutcome& step) {
-  std::lock_guard lock(tap_mutex_);
-  if (!tap_) return;
+  // The session thread holds it for some instructions only, but may be preempted there.
+  std::unique_lock lock(tap_mutex_, std::try_to_lock);
+  if (!lock || !tap_) return;
   TraceRecord record;
   record.generation = step.verdict.generation;
   record.sequence = step.verdict.sequence;

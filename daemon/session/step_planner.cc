@@ -182,7 +182,8 @@ void StepPlanner::Decide(uint64_t sequence) {
 }
 
 void StepPlanner::Account() {
-  if (outcome_.verdict.time_ns) statistics_->Count(outcome_);
+  if (!outcome_.verdict.time_ns) return;
+  statistics_->Count(outcome_);
   outcome_ = {};
   outcome_.shape = record_.shape;
 }

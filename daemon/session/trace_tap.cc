@@ -8,13 +8,30 @@
 #include <cstring>
 
 #include "daemon/memory/memory_file.h"
+#include "protocol/boards.h"
 
 namespace ultraep {
 
+uint64_t TraceTap::Capacity(const PlanShape& shape, uint64_t ring_bytes) {
+  const uint64_t step = TraceRecordBytes(shape, shape.ranks * shape.slots);
+  return std::bit_ceil(std::max(ring_bytes ? ring_bytes : kTraceRingDefault, 2 * step));
+}
+
+void TraceTap::Drop() {
+  const uint64_t dropped = dropped_.fetch_add(1, std::memory_order_relaxed) + 1;
+  ring_->dropped.value.store(dropped, std::memory_order_relaxed);
+}
+
+void TraceTap::Empty() {
+  // What the file loses reads as zero in every mapping of it. Whole pages only.
+  const auto bytes = off_t(RoundUp(sizeof(TraceRing) + capacity_, kSegmentAlign));
+  while (fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, bytes))
+    if (errno != EINTR) return;
+}
+
 std::shared_ptr<TraceTap> TraceTap::Create(const PlanShape& shape, uint64_t ring_bytes,
                                            std::string* wrong) {
-  const uint64_t step = TraceRecordBytes(shape, shape.ranks * shape.slots);
-  const uint64_t capacity = std::bit_ceil(std::max(ring_bytes, 2 * step));
+  const uint64_t capacity = Capacity(shape, ring_bytes);
   const uint64_t bytes = sizeof(TraceRing) + capacity;
   std::shared_ptr<TraceTap> tap(new TraceTap());
   tap->file_ = MakeMemoryFile("ultraep-trace", bytes);
@@ -49,7 +66,7 @@ void TraceTap::Push(TraceRecord record, LoadView load, const std::vector<Replica
   // Whatever the reader has written there: it can only make its own recording worse.
   const uint64_t used = head_ - ring_->tail.value.load(std::memory_order_acquire);
   if (used > capacity_ || record.bytes > capacity_ - used) {
-    ring_->dropped.value.fetch_add(1, std::memory_order_relaxed);
+    Drop();
     return;
   }
   uint64_t at = head_;

@@ -1,6 +1,7 @@
 // The planner's end of a recording: puts whole steps into a trace ring, never waits.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -18,8 +19,9 @@ inline constexpr uint64_t kTraceRingMost = uint64_t{256} << 20;
 
 class TraceTap {
  public:
-  // ring_bytes: at least; rounded up to a power of two and so that two steps fit. Null with `wrong`
-  // set when the memory cannot be had.
+  // Of a ring of at least ring_bytes (0: the default): a power of two in which two steps fit.
+  static uint64_t Capacity(const PlanShape& shape, uint64_t ring_bytes);
+  // Null with `wrong` set when the memory cannot be had.
   static std::shared_ptr<TraceTap> Create(const PlanShape& shape, uint64_t ring_bytes,
                                           std::string* wrong);
 
@@ -29,7 +31,11 @@ class TraceTap {
   // Any thread.
   int file() const { return file_.get(); }
   uint64_t capacity() const { return capacity_; }
-  uint64_t dropped() const { return ring_->dropped.value.load(std::memory_order_relaxed); }
+  uint64_t dropped() const { return dropped_.load(std::memory_order_relaxed); }
+  // A step that was not even tried.
+  void Drop();
+  // No longer pushed to: gives its pages back, also those that others map.
+  void Empty();
 
  private:
   TraceTap() = default;
@@ -39,7 +45,9 @@ class TraceTap {
   Mapping mapping_;
   TraceRing* ring_ = nullptr;
   uint64_t capacity_ = 0;
-  uint64_t head_ = 0;  // ours: what is in the ring may be overwritten by its reader
+  // Ours: what is in the ring may be overwritten by its reader.
+  uint64_t head_ = 0;
+  std::atomic<uint64_t> dropped_{0};
 };
 
 }  // namespace ultraep

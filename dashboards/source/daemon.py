@@ -2,7 +2,8 @@
 
 import functools
 
-from panels import (GREEN, RED, YELLOW, dashboard, lines, on_off, query, row, stat, steps, table)
+from panels import (GREEN, RED, YELLOW, dashboard, lines, now, on_off, query, row, stat, steps,
+                    table)
 
 WHERE = "{{instance}}"
 third = functools.partial(lines, width=8)
@@ -17,18 +18,17 @@ def state():
                copies and are planned again by the next daemon. Runbook: deploy/runbook.md,
                UltraepDaemonDown.""",
                on="up", off="down", width=8, height=4),
-        stat("Youngest daemon", "s", [query("min(time() - process_start_time_seconds{NODE})")],
+        stat("Youngest daemon", "s", [now("min(time() - process_start_time_seconds{NODE})")],
              """Time since the last start of a daemon. Short though nobody restarted it: it crashed,
              or the watchdog ended it. Runbook: deploy/runbook.md, UltraepRestarts.""", decimals=0),
-        stat("EP groups", "none", [query("sum(ultraep_groups{NODE})")],
+        stat("EP groups", "none", [query("sum(ultraep_groups{NODE}) or vector(0)")],
              """Groups that are served now, open or not. 0: no job has attached.""", graph=True),
-        stat("Connections used", "percentunit", [query(used)],
+        stat("Connections used", "percentunit", [now(used)],
              """Of the daemon with the least left. Good: below 80 %. At 100 % ranks are refused.
              Runbook: deploy/runbook.md, UltraepConnectionsNearLimit.""", decimals=1,
              thresholds=steps(GREEN, 0.8, YELLOW, 0.9, RED)),
-        stat("GPU", "none", [query("sum(ultraep_gpu_available{NODE})", "with"),
-                             query("count(ultraep_gpu_available{NODE} == 0) or vector(0)",
-                                   "without")],
+        stat("GPU", "none", [now("sum(ultraep_gpu_available{NODE})", "with"),
+                             now("sum(1 - ultraep_gpu_available{NODE})", "without")],
              """Daemons whose slots can live on GPUs, and those on host memory. A GPU node that is
              without lacks a driver: `ultraepctl doctor`."""),
         table("What runs",
@@ -87,8 +87,8 @@ def limits():
               """Connections and joins that were refused. Good: none. limit: connections, groups or
               memory. config: a value that no group may have. disagree: members differ. state: a
               place that is taken. message: another version, or not ours. system: no memory or
-              descriptors. Each with its text: `ultraepctl events`. Runbook: deploy/runbook.md,
-              UltraepRefusals.""",
+              descriptors. operator: a request of ultraepctl's that cannot be met; no alert. Each
+              with its text: `ultraepctl events`. Runbook: deploy/runbook.md, UltraepRefusals.""",
               bars=True, decimals=0))
 
 

@@ -54,18 +54,18 @@ def planned_share(window, by=""):
 def is_it_on():
     return row(
         "Is it on?",
-        stat("Daemons up", "none", [query("sum(up{NODE})", "up"),
-                                    query("count(up{NODE} == 0) or vector(0)", "down")],
+        stat("Daemons up", "none", [now("sum(up{NODE}) or vector(0)", "up"),
+                                    now("sum(up{NODE} == bool 0) or vector(0)", "down")],
              """Daemons that answered the last scrape, and those that did not. Good: none is down.
-             Down: the jobs of that node run on with main copies. Runbook: deploy/runbook.md,
-             UltraepDaemonDown.""",
+             Down: the jobs of that node run on with main copies. Jobs of which no daemon answered
+             in the time shown are not counted. Runbook: deploy/runbook.md, UltraepDaemonDown.""",
              overrides=[override("down", thresholds=steps(GREEN, 1, RED))]),
-        stat("Groups open", "none", [query("sum(ultraep_group_open{GROUP})", "open"),
-                                     query("count(ultraep_group_open{GROUP} == 0) or vector(0)",
-                                           "not open")],
+        stat("Groups open", "none",
+             [now("sum(ultraep_group_open{GROUP}) or vector(0)", "open"),
+              now("sum(ultraep_group_open{GROUP} == bool 0) or vector(0)", "not open")],
              """EP groups whose steps are planned, and those that use main copies since a member is
              missing. Good: none is not open for longer than a restart takes. Runbook:
-             deploy/runbook.md, UltraepGroupNotOpen.""", empty="no groups",
+             deploy/runbook.md, UltraepGroupNotOpen.""",
              overrides=[override("not open", thresholds=steps(GREEN, 1, YELLOW))]),
         stat("Steps planned", "percentunit", [now(planned_share("SHOWN"))],
              """Of all steps of all ranks in the time shown: resolved with a plan. The rest fell
@@ -73,16 +73,17 @@ def is_it_on():
              the panel Steps by verdict, then the group dashboard for the reason. Runbook:
              deploy/runbook.md, UltraepFallbacksHigh.""",
              decimals=2, empty="no steps", thresholds=steps(RED, 0.9, YELLOW, 0.99, GREEN)),
-        stat("Steps", "ops", [query("sum(rate(ultraep_steps_total{GROUP}[RATE]))")],
+        stat("Steps", "ops",
+             [query("sum(rate(ultraep_steps_total{GROUP}[RATE])) or vector(0)")],
              """Steps that the daemons saw decided per second, of all groups: (layer, microbatch)
              pairs. 0 while groups are open: the jobs pause, or a rank is stuck. Runbook:
-             deploy/runbook.md, UltraepStalled.""", decimals=1, graph=True, empty="no steps"),
+             deploy/runbook.md, UltraepStalled.""", decimals=1, graph=True),
         stat("Last plan was", "s",
-             [query("max(time() - (ultraep_last_plan_timestamp_seconds{GROUP} > 0))")],
+             [now("max(time() - (ultraep_last_plan_timestamp_seconds{GROUP} > 0))")],
              """Time since the last planned step, of the group that waited longest. Good: about the
              time of a step. Growing: the job pauses, or nothing is planned any more. Runbook:
              deploy/runbook.md, UltraepStalled.""",
-             decimals=1, empty="never", thresholds=steps(GREEN, 60, YELLOW, 300, RED)),
+             decimals=1, empty="no plan", thresholds=steps(GREEN, 60, YELLOW, 300, RED)),
         stat("Members lost", "none",
              [now("sum(increase("
                   'ultraep_member_losses_total{GROUP,reason=~"gone|fenced"}[SHOWN]))')],

@@ -30,8 +30,9 @@ def now(text, legend="", **more):
 
 
 def steps(*colours):
-    """Thresholds: a colour, then values and the colours from there on."""
-    pairs = [(None, colours[0]), *zip(colours[1::2], colours[2::2])]
+    """Thresholds: the colour from 0 on, then values and the colours from there on. Grafana gives
+    the first step's colour also to what has no value, which must not look good, nor bad."""
+    pairs = [(None, "text"), *zip((0, *colours[1::2]), colours[::2])]
     return {"mode": "absolute", "steps": [{"value": v, "color": c} for v, c in pairs]}
 
 
@@ -63,6 +64,8 @@ class Panel:
 
 def stat(title, unit, queries, about, *, width=4, thresholds=None, empty="no data", graph=False,
          **more):
+    """queries: now(), or with a graph what ends in `or vector(0)`; else the last value of a daemon
+    stays when it is gone."""
     defaults = {"noValue": empty, "color": {"mode": "thresholds"},
                 "thresholds": thresholds or steps("text")}
     options = {"reduceOptions": {"values": False, "calcs": ["lastNotNull"], "fields": ""},
@@ -138,10 +141,11 @@ def row(title, *panels):
     return title, panels
 
 
-def _variable(name, label, values):
+def _variable(name, label, values, every=".+"):
+    """every: what All stands for; None: all values that there are."""
     return {"name": name, "label": label, "type": "query", "datasource": SOURCE,
             "definition": values, "query": {"query": values, "refId": name},
-            "refresh": 2, "sort": 1, "multi": True, "includeAll": True, "allValue": ".+",
+            "refresh": 2, "sort": 1, "multi": True, "includeAll": True, "allValue": every,
             "current": {"selected": True, "text": ["All"], "value": ["$__all"]}, "options": [],
             "hide": 0, "regex": "", "skipUrlSync": False}
 
@@ -159,7 +163,8 @@ def _variables(rows):
               "options": [], "hide": 0, "includeAll": False, "multi": False, "refresh": 1,
               "regex": "", "skipUrlSync": False}
     of_nodes = [source,
-                _variable("job", "Job", "label_values(ultraep_build_info, job)"),
+                # Not .+ for All: a Prometheus has `up` and process_* of other jobs as well.
+                _variable("job", "Job", "label_values(ultraep_build_info, job)", every=None),
                 _variable("instance", "Instance",
                           'label_values(ultraep_build_info{job=~"$job"}, instance)')]
     groups = any("$group" in target["expr"] for _, panels in rows for panel in panels

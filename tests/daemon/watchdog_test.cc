@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "daemon/session/listener.h"
+#include "daemon/systemd.h"
 #include "tests/support/test_daemon.h"
 
 namespace ultraep {
@@ -76,7 +77,7 @@ TEST_F(WatchdogTest, ReadyAndStoppingAreSaidAndReadinessEndsWithStopping) {
   Watchdog watchdog(&planner_, server_.get(), &view_);
   watchdog.Ready();
   const std::string said = Said();
-  EXPECT_EQ(said.rfind("READY=1\n", 0), 0u) << said;
+  EXPECT_NE(said.find("READY=1\n"), std::string::npos) << said;
   EXPECT_NE(said.find("STATUS=0 groups"), std::string::npos) << said;
   EXPECT_EQ(watchdog.Health(), "");
   EXPECT_EQ(watchdog.Readiness(), "");
@@ -84,6 +85,38 @@ TEST_F(WatchdogTest, ReadyAndStoppingAreSaidAndReadinessEndsWithStopping) {
   EXPECT_EQ(Said(), "STOPPING=1|");
   EXPECT_EQ(watchdog.Health(), "");
   EXPECT_NE(watchdog.Readiness(), "");
+}
+
+TEST_F(WatchdogTest, ReadyIsSaidAgainUntilItIsTaken) {
+  const int size = 2048;  // a queue that takes little
+  setsockopt(systemd_.get(), SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
+  Watchdog watchdog(&planner_, server_.get(), &view_);
+  while (NotifySystemd("STATUS=full")) {
+  }
+  watchdog.Ready();
+  EXPECT_EQ(Said().find("READY=1"), std::string::npos);
+  watchdog.Look();
+  EXPECT_NE(Said().find("READY=1"), std::string::npos);
+  watchdog.Look();
+  EXPECT_EQ(Said().find("READY=1"), std::string::npos);
+}
+
+TEST_F(WatchdogTest, BothThreadsAnswerWhenTheyAreAsked) {
+  std::thread planner([this] { planner_.Run(); });
+  std::thread session([this] { server_->Run(); });
+  const uint64_t rounds[2] = {planner_.rounds(), server_->rounds()};
+  for (int i = 0;
+       i < 500 && (planner_.rounds() < rounds[0] + 3 || server_->rounds() < rounds[1] + 3); ++i) {
+    planner_.Ping();
+    server_->Ping();
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_GE(planner_.rounds(), rounds[0] + 3);
+  EXPECT_GE(server_->rounds(), rounds[1] + 3);
+  server_->Stop();
+  session.join();
+  planner_.Stop();
+  planner.join();
 }
 
 TEST_F(WatchdogTest, AWatchdogForAnotherProcessIsNotFed) {

@@ -10,6 +10,8 @@ PANELS = {"heatmap", "row", "stat", "state-timeline", "table", "timeseries"}
 UNITS = {"Bps", "bytes", "none", "ops", "percentunit", "s", "short"}
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 BUILT_IN = {"__range", "__rate_interval"}
+# What All of a variable stands for; None: all its values. Other jobs have `up` and process_* too.
+EVERY = {"job": None, "instance": ".+", "group": ".+"}
 COLUMNS = 24
 LEAST_DESCRIPTION = 60
 
@@ -57,9 +59,10 @@ def known_variables(board):
     for name in {"job", "instance"} | ({"group"} & set(have)):
         one = have.get(name, {})
         if not (one.get("type") == "query" and one["multi"] and one["includeAll"]
-                and one["allValue"] == ".+" and one["refresh"] == 2
+                and one["allValue"] == EVERY[name] and one["refresh"] == 2
                 and one["datasource"] == SOURCE and one["label"] == name.capitalize()):
-            yield f"variable {name} must be a query, multi with All, renewed with the time"
+            yield f"variable {name} must be a query, multi with All, renewed with the time, " \
+                  f"All being {EVERY[name]}"
     used = set()
     for where, text in itertools.chain(((w, t["expr"]) for w, t in queries(board)),
                                        ((n, str(v.get("query"))) for n, v in have.items())):
@@ -147,6 +150,17 @@ def windows(board):
                 yield f"{where}: the window [{use.window}] is not [{fine[0]}]"
 
 
+def current(board):
+    """Stats, which show the last value, do not show one of a daemon or job that is gone."""
+    for panel in panels(board):
+        yield from (f"{panel['title']} {t['refId']}: neither instant nor `or vector(0)`"
+                    for t in panel["targets"] if panel["type"] == "stat"
+                    and not t["instant"] and not t["expr"].endswith(" or vector(0)"))
+        bare = panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", [])[:1]
+        if panel["type"] == "stat" and [step["color"] for step in bare] != ["text"]:
+            yield f"{panel['title']}: what has no value gets a threshold's colour"
+
+
 def selective(board):
     """Every selector obeys the variables job and instance."""
     for where, target in queries(board):
@@ -165,4 +179,5 @@ def existing(board):
 
 
 RULES = {rule.__name__: rule for rule in (
-    provisioned, known_variables, placed, explained, sourced, windows, selective, existing)}
+    provisioned, known_variables, placed, explained, sourced, windows, current, selective,
+    existing)}

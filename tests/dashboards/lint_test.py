@@ -6,6 +6,7 @@ usage: lint_test.py
 import copy
 import importlib
 import json
+import pathlib
 import re
 import subprocess
 import sys
@@ -77,6 +78,8 @@ BROKEN = [
      lambda b: change(lint.variables(b), "job", "includeAll", to=False)),
     ("known_variables", "multi with All",
      lambda b: change(lint.variables(b), "instance", "refresh", to=1)),
+    ("known_variables", "All being None",
+     lambda b: change(lint.variables(b), "job", "allValue", to=".+")),
     ("known_variables", "no variable gruop",
      lambda b: replace(query_with(b, "$group"), "$group", "$gruop")),
     ("known_variables", "never used", lambda b: b["templating"]["list"].append(
@@ -112,6 +115,12 @@ BROKEN = [
         query_with(b, "[$__rate_interval]"), "[$__rate_interval]", "[5m]")),
     ("windows", "[$__range]", lambda b: replace(
         query_with(b, "[$__rate_interval]"), "[$__rate_interval]", "[$__range]")),
+    ("current", "Last plan was A: neither instant", lambda b: change(
+        query_with(b, "ultraep_last_plan_timestamp"), "instant", to=False)),
+    ("current", "Steps A: neither instant", lambda b: replace(
+        query_with(b, "ultraep_steps_total"), " or vector(0)", "")),
+    ("current", "no value", lambda b: panel(b, "stat")["fieldConfig"]["defaults"]["thresholds"][
+        "steps"][0].update(color="green")),
     ("selective", "ignores the variable job",
      lambda b: replace(query_with(b, "up{"), 'job=~"$job",', "")),
     ("selective", "ignores the variable instance", lambda b: replace(
@@ -129,6 +138,23 @@ BROKEN = [
     ("existing", "no metric ultraep_gruop_open", lambda b: change(
         lint.variables(b), "group", "definition", to="label_values(ultraep_gruop_open, group)")),
 ]
+
+
+def mutants(alert):
+    """(what was done, the alert's expression with one number, condition or selection spoilt)."""
+    expr = " ".join(alert["expr"].split())
+    for found in re.finditer(r"(?<![\w.\[])\d+(?:\.\d+)?(?![\w.\]])", expr):
+        number = float(found[0])
+        near = (number * 0.95, number * 1.05) if "." in found[0] else (number - 1, number + 1)
+        for other in near if number else ():
+            yield (f"{number:g} is {other:g}",
+                   f"{expr[:found.start()]}{other:g}{expr[found.end():]}")
+    for found in re.finditer(r"\{[^}]*\}", expr):
+        yield f"without {found[0]}", expr[:found.start()] + expr[found.end():]
+    parts = re.split(r" ((?:and on \([^)]*\)|or)) ", expr)
+    for at in range(0, len(parts) if len(parts) > 1 else 0, 2):
+        yield f"without {parts[at]}", " ".join(parts[2:] if at == 0 else
+                                               parts[:at - 1] + parts[at + 1:])
 
 
 class LinterTest(unittest.TestCase):
@@ -227,6 +253,30 @@ class RulesTest(unittest.TestCase):
                 (fired if check["exp_alerts"] else silent).add(check["alertname"])
         self.assertEqual(fired, set(alerts()))
         self.assertEqual(silent, set(alerts()))
+
+    def test_unit_tests_notice_each_number_condition_and_selection_that_changes(self):
+        all_rules, all_tests = rules(), yaml.safe_load(RULE_TESTS.read_text())["tests"]
+        records = [rule for rule in all_rules if "record" in rule]
+        files = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for name, alert in alerts().items():
+                tests = [{**test, "alert_rule_test": [c for c in test["alert_rule_test"]
+                                                      if c["alertname"] == name],
+                          "promql_expr_test": []} for test in all_tests]
+                tests = [test for test in tests if test["alert_rule_test"]]
+                for what, expr in mutants(alert):
+                    mine, file = f"rules{len(files)}.yml", f"{folder}/test{len(files)}.yml"
+                    files[file] = f"{name}: {what}"
+                    one = {"name": "one", "rules": [*records, {**alert, "expr": expr}]}
+                    pathlib.Path(folder, mine).write_text(yaml.safe_dump({"groups": [one]}))
+                    pathlib.Path(file).write_text(yaml.safe_dump({
+                        "rule_files": [mine], "evaluation_interval": "1m", "tests": tests}))
+            done = run("promtool", "test", "rules", *files)
+        said = re.findall(r"^Unit Testing:\s+(\S+)\n(\s+SUCCESS)?", done.stdout, re.M)
+        self.assertGreater(len(files), 30)
+        self.assertEqual([file for file, _ in said], list(files), done.stderr)
+        self.assertNotIn(folder, done.stderr, "a change is not even a rule")
+        self.assertEqual([files[file] for file, survived in said if survived], [])
 
 
 class RunbookTest(unittest.TestCase):

@@ -52,6 +52,30 @@ EXPECTED = [
     ("performance", "Above the proven bound", "A", "{}", 121200 / 120600 - 1),
     ("daemon", "Connections used", "A", "{}", 9 / 2048),
 ]
+# Ten minutes after a daemon ended: what it said is over, and no stat may show it still.
+GONE = {"interval": "1m", "input_series": [
+    {"series": f'{name}{{job="ultraep",instance="n1"{labels}}}', "values": values}
+    for name, labels, values in (
+        ("up", "", "1x40 0x20"), ("process_start_time_seconds", "", "1000x40 stale"),
+        ("ultraep_groups", "", "1x40 stale"), ("ultraep_gpu_available", "", "1x40 stale"),
+        ("ultraep_connections", "", "9x40 stale"),
+        ("ultraep_connections_limit", "", "2048x40 stale"),
+        ("ultraep_group_open", ',group="g"', "1x40 stale"),
+        ("ultraep_last_plan_timestamp_seconds", ',group="g"', "2400x40 stale"),
+        ("ultraep_steps_total", ',group="g",verdict="plan",reason="none"', "0+60x40 stale"))]}
+EXPECTED_GONE = [
+    ("overview", "Daemons up", "A", "{}", 0),
+    ("overview", "Daemons up", "B", "{}", 1),
+    ("overview", "Groups open", "A", "{}", 0),
+    ("overview", "Groups open", "B", "{}", 0),
+    ("overview", "Steps", "A", "{}", 0),
+    ("overview", "Last plan was", "A", "{}", None),
+    ("daemon", "Youngest daemon", "A", "{}", None),
+    ("daemon", "EP groups", "A", "{}", 0),
+    ("daemon", "Connections used", "A", "{}", None),
+    ("daemon", "GPU", "A", "{}", None),
+    ("daemon", "GPU", "B", "{}", None),
+]
 DIGITS = 6  # of a value that are compared
 
 
@@ -66,14 +90,15 @@ def checks(expected, token_ns="0"):
     for board, title, letter, labels, value in expected:
         target = next(t for panel in lint.panels(boards()[f"ultraep-{board}.json"])
                       if panel["title"] == title for t in panel["targets"] if t["refId"] == letter)
-        scale = 10 ** DIGITS / (abs(value) or 1)
+        scale = 10 ** DIGITS / (abs(value or 0) or 1)
         yield {"expr": f"round(({filled(target['expr'], token_ns)}) * {scale!r})",
                "eval_time": "50m",
-               "exp_samples": [{"labels": labels, "value": round(value * scale)}]}
+               "exp_samples": [] if value is None else [
+                   {"labels": labels, "value": round(value * scale)}]}
 
 
-def evaluate(expressions):
-    node = yaml.safe_load(RULE_TESTS.read_text())["tests"][0]
+def evaluate(expressions, node=None):
+    node = node or yaml.safe_load(RULE_TESTS.read_text())["tests"][0]
     test = {"interval": node["interval"], "input_series": node["input_series"],
             "promql_expr_test": list(expressions)}
     with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
@@ -88,6 +113,10 @@ class NumbersTest(unittest.TestCase):
         done = evaluate(checks(EXPECTED))
         self.assertEqual(done.returncode, 0, done.stderr)
 
+    def test_stats_do_not_show_a_daemon_that_is_gone(self):
+        done = evaluate(checks(EXPECTED_GONE), GONE)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
     def test_the_cost_of_a_token_may_be_typed(self):
         cheap = [("overview", "Won / spent", "A", "{}", 60000 * 20e-6 / SPENT),
                  ("overview", "Break-even cost of a token", "C", "{}", 20e-6)]
@@ -97,6 +126,7 @@ class NumbersTest(unittest.TestCase):
     def test_another_value_is_noticed(self):
         wrong = [(*case[:4], case[4] * 1.0001 + 0.0001) for case in EXPECTED[:5]]
         self.assertIn("FAILED", evaluate(checks(wrong)).stderr)
+        self.assertIn("FAILED", evaluate(checks([(*EXPECTED[3][:4], None)])).stderr)
 
 
 if __name__ == "__main__":

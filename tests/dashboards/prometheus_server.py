@@ -1,4 +1,4 @@
-"""A real Prometheus on loopback that scrapes one daemon every second."""
+"""A real Prometheus on loopback; each second it scrapes one daemon and, as another job, itself."""
 
 import json
 import os
@@ -34,13 +34,14 @@ class Prometheus:
 
     def __init__(self, target, rules):
         self.directory = tempfile.mkdtemp(prefix="ultraep-test-")
+        address = f"127.0.0.1:{free_port()}"
         with open(os.path.join(self.directory, "prometheus.yml"), "w") as file:
             yaml.safe_dump({
                 "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
                 "rule_files": [str(rules)],
-                "scrape_configs": [{"job_name": "ultraep",
-                                    "static_configs": [{"targets": [target]}]}]}, file)
-        address = f"127.0.0.1:{free_port()}"
+                "scrape_configs": [{"job_name": job, "static_configs": [{"targets": [at]}]}
+                                   for job, at in (("ultraep", target), ("other", address))]},
+                file)
         self.url = f"http://{address}"
         self.log = open(os.path.join(self.directory, "log"), "w+")
         self.process = subprocess.Popen((COMMAND + address).split(), cwd=self.directory,

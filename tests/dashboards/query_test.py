@@ -12,6 +12,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import lint  # noqa: E402
+import metric_names  # noqa: E402
 from lint_test import RULES, boards, rules  # noqa: E402
 from processes import Daemon, Replay, wait_until  # noqa: E402
 from prometheus_server import BadQuery, Prometheus  # noqa: E402
@@ -20,11 +21,14 @@ BIN = ""
 PATIENCE = 90  # seconds until everything has to have data
 
 
-def filled(text):
-    """With every variable as Grafana puts it in, for scrapes a second apart."""
-    for name, value in (("__rate_interval", "5s"), ("__range", "10s"), ("token_ns", "0")):
+def filled(text, every):
+    """With every variable as Grafana puts it in, for scrapes a second apart; every: name -> what
+    its All stands for."""
+    for name, value in {"__rate_interval": "5s", "__range": "10s", "token_ns": "0",
+                        **every}.items():
         text = text.replace(f"${name}", value)
-    return re.sub(r'"\$[a-z]+"', '".+"', text)
+    assert not re.search(r"\$[a-z_]", text), text
+    return text
 
 
 def without_thresholds(text):
@@ -39,19 +43,33 @@ def without_thresholds(text):
 
 
 def values_of(variable):
-    """The query that label_values(SERIES, LABEL) amounts to."""
-    series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"]).groups()
-    return f"count by ({label}) ({series})"
+    """The series and the label of label_values(SERIES, LABEL)."""
+    return re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"]).groups()
 
 
-def every_query():
-    """(where, PromQL)."""
+def all_of(board, prometheus):
+    """name -> what All stands for: the variable's allValue, else its values, joined."""
+    every = {}
+    for variable in lint.variables(board).values():
+        if variable["type"] == "query":
+            series, label = values_of(variable)
+            values = prometheus.get(f"label/{label}/values",
+                                    **{"match[]": filled(series, every)})
+            every[variable["name"]] = variable["allValue"] or "|".join(values)
+    return every
+
+
+def every_query(prometheus):
+    """(where, PromQL). Without `or vector(0)`, which would answer for a misspelt metric."""
     for name, board in boards().items():
+        every = all_of(board, prometheus)
         for where, target in lint.queries(board):
-            yield f"{name}: {where}", filled(target["expr"])
+            yield f"{name}: {where}", filled(target["expr"], every).removesuffix(" or vector(0)")
         for variable in lint.variables(board).values():
             if variable["type"] == "query":
-                yield f"{name}: variable {variable['name']}", filled(values_of(variable))
+                series, label = values_of(variable)
+                yield (f"{name}: variable {variable['name']}",
+                       f"count by ({label}) ({filled(series, every)})")
     for rule in rules():
         name = rule.get("record") or rule["alert"]
         yield name, rule["expr"] if "record" in rule else without_thresholds(rule["expr"])
@@ -71,9 +89,11 @@ class QueryTest(unittest.TestCase):
         port = cls.daemon.status()["daemon"]["metrics_port"]
         cls.prometheus = Prometheus(f"127.0.0.1:{port}", RULES)
         cls.addClassCleanup(cls.prometheus.close)
+        wait_until(lambda: {labels["job"] for labels, number in cls.prometheus.samples("up")
+                            if number == 1} == {"ultraep", "other"}, PATIENCE, "both are scraped")
 
     def test_every_query_has_an_answer(self):
-        waiting = dict(every_query())
+        waiting = dict(every_query(self.prometheus))
         self.assertGreater(len(waiting), 150)
         deadline = time.monotonic() + PATIENCE
         while waiting and time.monotonic() < deadline:
@@ -86,15 +106,17 @@ class QueryTest(unittest.TestCase):
         def healthy():
             targets = self.prometheus.get("targets")["activeTargets"]
             groups = self.prometheus.get("rules")["groups"]
-            return ([t["health"] for t in targets] == ["up"] and not targets[0]["lastError"]
+            return (all(t["health"] == "up" and not t["lastError"] for t in targets)
                     and all(r["health"] == "ok" for g in groups for r in g["rules"]))
         wait_until(healthy, PATIENCE, "the target is up and every rule is evaluated")
 
     def test_what_is_shown_holds_together(self):
+        board = boards()["ultraep-overview.json"]
+
         def of(title, letter="A"):
-            target = next(t for where, t in lint.queries(boards()["ultraep-overview.json"])
-                          if where == f"{title} {letter}")
-            samples = self.prometheus.samples(filled(target["expr"]))
+            target = next(t for where, t in lint.queries(board) if where == f"{title} {letter}")
+            samples = self.prometheus.samples(
+                filled(target["expr"], all_of(board, self.prometheus)))
             return samples[0][1] if samples else None
         wait_until(lambda: of("Won / spent") is not None, PATIENCE, "there is something won")
         self.assertGreaterEqual(of("Imbalance after"), 1)
@@ -102,6 +124,24 @@ class QueryTest(unittest.TestCase):
         self.assertGreater(of("Pays when a token costs more than", "A"), 0)
         self.assertGreater(of("Won / spent"), 0)
         self.assertEqual(of("Groups open"), 1)
+        self.assertEqual(of("Daemons up"), 1)
+
+    def test_all_jobs_are_those_with_a_daemon(self):
+        """Every process has up and process_*; the panels see the daemon's only."""
+        seen = set()
+        for board in boards().values():
+            every = all_of(board, self.prometheus)
+            for where, target in lint.queries(board):
+                for use in metric_names.uses(target["expr"]):
+                    if not use.name.startswith("ultraep_"):
+                        seen.add(use.name)
+                        jobs = [labels["job"] for labels, _ in self.prometheus.samples(
+                            use.name + filled(use.selector, every))]
+                        self.assertEqual(jobs, ["ultraep"], where)
+        self.assertGreater(len(seen), 3)
+        for name in seen:
+            self.assertEqual({labels["job"] for labels, _ in self.prometheus.samples(name)},
+                             {"ultraep", "other"}, name)
 
     def test_a_misspelt_metric_and_a_broken_query_are_noticed(self):
         self.assertEqual(self.prometheus.samples("rate(ultraep_stpes_total[5s])"), [])

@@ -61,6 +61,9 @@ class AttachTest : public testing::Test {
     ultraep_plan* plan = nullptr;
     EXPECT_EQ(ultraep_await_verdict(client, sequence, -1, &plan), ULTRAEP_OK)
         << ultraep_last_error();
+    int32_t ids[53] = {}, physical[53];
+    for (int32_t e = 1; e < 4; ++e) ids[49 + e] = e;
+    EXPECT_EQ(ultraep_route(plan, ids, 53, 1, physical), ULTRAEP_OK) << ultraep_last_error();
     ultraep_plan_info info{};
     EXPECT_EQ(ultraep_plan_get_info(plan, &info), ULTRAEP_OK);
     static const unsigned char weights[4096] = {};

@@ -5,13 +5,12 @@
 #include "absl/strings/str_format.h"
 #include "daemon/cli/doctor/checks.h"
 #include "daemon/cli/terminal.h"
+#include "daemon/descriptor_budget.h"
 
 namespace ultraep {
 namespace {
 
-// As main.cc counts them: socket, pidfd and four of a group for each connection, and some of its
-// own.
-constexpr uint64_t kDescriptorsPerConnection = 6, kDescriptorsOwn = 32, kConnectionsDefault = 2048;
+constexpr uint64_t kConnectionsDefault = 2048;
 
 // The hard limit, which the daemon takes; UINT64_MAX: unlimited, 0: not known.
 uint64_t HardLimit(const Examined& x, const Subject& subject, const std::string& name) {
@@ -39,7 +38,7 @@ std::vector<Finding> CheckOpenFiles(const Examined& x) {
     return {{Level::kWarn,
              absl::StrFormat("%d of %d connections are taken; %s", d.connections, d.max_connections,
                              found),
-             "raise --max_connections, and LimitNOFILE to six times as much"}};
+             "raise --max_connections, and LimitNOFILE to seven times as much"}};
   if (fits < kConnectionsDefault)
     return {{Level::kWarn, absl::StrFormat("%s: room for %d connections", found, fits),
              "LimitNOFILE=65536 in the unit, or `ulimit -Hn 65536` before ultraepd"}};

@@ -108,6 +108,9 @@ TEST_F(ReducerTest, TheHomeAddsTheGradientsOfAllReplicas) {
   TransferTotals totals;
   CopyFromShared(&totals, &group_.boards().rank(0).statistics.transfers, sizeof totals);
   EXPECT_EQ(totals.reductions, 1u);
+  const LatencyHistogram& reduce = group_.boards().rank(0).statistics.reduce;
+  EXPECT_EQ(reduce.count(), 1u);
+  EXPECT_EQ(reduce.sum_ns, totals.reduce_ns);
   EXPECT_EQ(totals.replicas, 2u);
   EXPECT_EQ(totals.reduced_bytes, 2 * 400'016u);
   EXPECT_EQ(totals.sends, 1u);

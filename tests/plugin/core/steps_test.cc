@@ -149,6 +149,8 @@ TEST_F(StepsTest, APlanReadWhileTheGateHasFailedIsFailedForEveryRankOnceAndThenS
   ASSERT_EQ(planner.Poll(), StepPlanner::Progress::kStep);
   FailGate(group_.boards().gate());
   EXPECT_EQ(a_.Await(0, 0, &step_).status, ULTRAEP_FAILED);
+  EXPECT_EQ(group_.boards().rank(0).statistics.failed, 1u);
+  EXPECT_EQ(group_.boards().rank(0).statistics.fallback, 0u);
   ASSERT_TRUE(Submit(a_, 1).ok()) << "told already";
   ASSERT_TRUE(a_.Await(1, 0, &step_).ok());
   EXPECT_EQ(step_.verdict, ULTRAEP_DECLINED);
