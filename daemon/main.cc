@@ -68,9 +68,9 @@ int main(int argc, char** argv) {
                         [&] { return watchdog.Readiness(); });
   std::jthread waker_thread([&] { waker.Run(); });
   std::jthread planner_thread([&] { planner.Run(); });
-  std::jthread session_thread([&] { server.Run(); });
   metrics.Start(options.metrics_listen);
-  view.set_metrics_port(metrics.port());
+  view.set_metrics_port(metrics.port());  // before the first status is answered
+  std::jthread session_thread([&] { server.Run(); });
   LogInfo("ultraepd %s serves %s on host memory", kBuildVersion, options.socket);
 
   watchdog.Ready();

@@ -3,6 +3,7 @@
 #include <civetweb.h>
 #include <dirent.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <cstdlib>
@@ -16,6 +17,7 @@
 namespace ultraep {
 namespace {
 
+constexpr int kNice = 10;
 // Eight clients that connect and say nothing hold up the ninth for as long as the timeout.
 constexpr const char* kThreads = "8";
 constexpr const char* kRequestTimeoutMs = "500";
@@ -75,6 +77,12 @@ int HttpServer::Serve(mg_connection* connection) {
   return answer.status;
 }
 
+// Where CPUs are short, planner and ranks go first. On Linux this is the calling thread's own.
+void* HttpServer::StepBack(const mg_context*, int) {
+  setpriority(PRIO_PROCESS, 0, kNice);
+  return nullptr;
+}
+
 int HttpServer::Log(const mg_connection* connection, const char* text) {
   auto* server = static_cast<HttpServer*>(mg_get_user_context_data(connection));
   if (server && server->starter_ == std::this_thread::get_id() && server->wrong_.empty())
@@ -88,6 +96,7 @@ std::string HttpServer::Start(const ListenAddress& address) {
   mg_callbacks callbacks{};
   callbacks.begin_request = &Serve;
   callbacks.log_message = &Log;
+  callbacks.init_thread = &StepBack;
   const std::string where = address.text();
   starter_ = std::this_thread::get_id();
   std::vector<const char*> options;

@@ -37,6 +37,7 @@ class HttpServer {
 
  private:
   static int Serve(mg_connection* connection);
+  static void* StepBack(const mg_context*, int);
   static int Log(const mg_connection* connection, const char* text);
 
   const Handler handler_;
