@@ -17,11 +17,6 @@ constexpr const char* kRefusals[] = {"limit",   "config", "disagree", "state",
                                      "message", "system", "operator"};
 static_assert(std::size(kRefusals) == kRefusalKinds);
 
-double GbPerSecond(uint64_t bytes, uint64_t ns) { return ns ? double(bytes) / double(ns) : 0.0; }
-double MeanUs(uint64_t ns, uint64_t count) {
-  return count ? double(ns) / double(count) / 1e3 : 0.0;
-}
-
 // Seconds are summed over threads; means are per rank and operation that it had a part in.
 Json TransfersJson(const TransferTotals& t) {
   return {{"weights",
@@ -90,6 +85,11 @@ const char* MemberName(uint8_t state) {
 }
 
 const char* RefusalName(uint32_t kind) { return NameOf(kRefusals, kind); }
+
+double GbPerSecond(uint64_t bytes, uint64_t ns) { return ns ? double(bytes) / double(ns) : 0.0; }
+double MeanUs(uint64_t ns, uint64_t count) {
+  return count ? double(ns) / double(count) / 1e3 : 0.0;
+}
 
 double MeanImbalance(const GroupCounters& c, uint64_t peak_sum, uint32_t ranks) {
   return Imbalance(peak_sum, c.tokens_sum, ranks);

@@ -22,6 +22,9 @@ const char* RefusalName(uint32_t kind);
 double MeanImbalance(const GroupCounters& counters, uint64_t peak_sum, uint32_t ranks);
 // How far the peaks are above what any plan could have reached.
 double MeanGap(const GroupCounters& counters);
+// 0 where nothing was counted.
+double GbPerSecond(uint64_t bytes, uint64_t ns);
+double MeanUs(uint64_t ns, uint64_t count);
 // What balancing took off the fullest ranks. A plan is never worse than none.
 uint64_t TokensAvoided(const GroupCounters& counters);
 uint64_t Refusals(const StatusDaemon& daemon);

@@ -17,11 +17,6 @@ namespace {
 
 using Lines = std::vector<std::string>;
 
-double GbPerSecond(uint64_t bytes, uint64_t ns) { return ns ? double(bytes) / double(ns) : 0.0; }
-double MeanUs(uint64_t ns, uint64_t count) {
-  return count ? double(ns) / double(count) / 1e3 : 0.0;
-}
-
 // "3 gone, 1 fenced": those of the counts that are not zero.
 std::string Counts(std::initializer_list<std::pair<uint64_t, const char*>> counts) {
   Lines parts;

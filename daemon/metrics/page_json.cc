@@ -1,22 +1,16 @@
 #include "daemon/metrics/page_json.h"
 
 #include <algorithm>
-#include <cstdint>
-#include <iterator>
 #include <vector>
 
-#include "absl/time/clock.h"
+#include "daemon/event_json.h"
 #include "daemon/status_json.h"
+#include "protocol/transport/waiting.h"
 
 namespace ultraep::metrics {
 namespace {
 
 constexpr size_t kVerdictsPerGroup = 16;
-
-const char* ReasonName(uint16_t reason) {
-  static constexpr const char* kNames[] = {"none", "deadline", "order_mismatch", "bad_row"};
-  return reason < std::size(kNames) ? kNames[reason] : "unknown";
-}
 
 Json VerdictJson(const Event& event) {
   Json json = {{"group", GetText(event.group)},
@@ -25,7 +19,7 @@ Json VerdictJson(const Event& event) {
                {"step", event.sequence},
                {"layer", nullptr},  // null, as microbatch: no row was seen
                {"microbatch", nullptr}};
-  if (event.layer != UINT32_MAX) {
+  if (LayerKnown(event)) {
     json["layer"] = event.layer;
     json["microbatch"] = event.microbatch;
   }
@@ -73,7 +67,7 @@ std::string PageJson(const NodeView& view, const std::string& health,
                                  {"lower_bound", c.lower_bound_sum}};
     json["groups"][i]["histograms"] = HistogramsJson(snapshot.groups[i]);
   }
-  json["time"] = double(absl::ToUnixNanos(absl::Now())) / 1e9;
+  json["time"] = double(WallNs()) / 1e9;
   json["health"] = health;
   json["readiness"] = readiness;
   json["latency_bounds_ns"] = kLatencyBoundsNs;
