@@ -95,6 +95,8 @@ enum class SegmentFile : uint32_t { kPlan = 0, kBoards = 1, kSlots = 2 };
 inline constexpr uint32_t kSegmentFiles = 3;
 // Where a segment may begin in its file: a page of every supported machine.
 inline constexpr uint64_t kSegmentAlign = 65536;
+// A rank's slots on a GPU are a multiple of this: of what CUDA gives out.
+inline constexpr uint64_t kDeviceAlign = 2 * 1024 * 1024;
 
 // All offsets of a group's segments.
 class GroupLayout : public SlotLayout {
@@ -138,19 +140,26 @@ class GroupLayout : public SlotLayout {
       case SegmentFile::kBoards:
         return offset(SegmentKind::kRankBoard, config.ranks);
       case SegmentFile::kSlots:
-        return offset(SegmentKind::kSlots, config.ranks);
+        return config.on_device() ? 0 : offset(SegmentKind::kSlots, config.ranks);
     }
     return 0;
   }
-  // Calls f(kind, rank) for every segment of the group.
+  // The files that there are: the slots' is the last.
+  uint32_t files() const { return config.on_device() ? kSegmentFiles - 1 : kSegmentFiles; }
+  // Of one rank's slots on a GPU; 0 in host memory.
+  uint64_t device_bytes() const {
+    return config.on_device() ? RoundUp(slot_board_bytes, kDeviceAlign) : 0;
+  }
+  // Calls f(kind, rank) for every segment of the group that is in host memory.
   template <class F>
   void ForEachSegment(F f) const {
     f(SegmentKind::kPlanBoard, 0u);
     f(SegmentKind::kVerdictBoard, 0u);
     for (uint32_t r = 0; r < config.ranks; ++r) f(SegmentKind::kRankBoard, r);
+    if (config.on_device()) return;
     for (uint32_t r = 0; r < config.ranks; ++r) f(SegmentKind::kSlots, r);
   }
-  // What all ranks of the group need together.
+  // What all ranks of the group need together, in host memory.
   uint64_t total_bytes() const {
     return file_bytes(SegmentFile::kPlan) + file_bytes(SegmentFile::kBoards) +
            file_bytes(SegmentFile::kSlots);

@@ -6,11 +6,13 @@
 #include <cstdint>
 #include <cstring>
 
+#include "protocol/host_device.h"
+
 namespace ultraep {
 
 class Digest {
  public:
-  void Add(uint64_t word) {
+  ULTRAEP_HOST_DEVICE void Add(uint64_t word) {
     state_ = (state_ ^ word) * 0xff51afd7ed558ccdull;
     state_ ^= state_ >> 32;
   }
@@ -38,7 +40,7 @@ class Digest {
     Add(bytes);
   }
 
-  uint64_t value() const { return state_; }
+  ULTRAEP_HOST_DEVICE uint64_t value() const { return state_; }
 
  private:
   uint64_t state_ = 0x9e3779b97f4a7c15ull;

@@ -12,15 +12,24 @@
 
 namespace ultraep {
 
+// Where slots are. kCuda: each rank's on its GPU, made by the rank itself and passed to the others
+// of the node; its boards stay the daemon's. kCudaDaemon: the same, made by the daemon.
+enum class MemoryKind : uint16_t { kHost = 0, kCuda = 1, kCudaDaemon = 2 };
+
+// GPUs that one node serves in a group: what descriptors in one message allow.
+inline constexpr uint32_t kMaxDeviceRanks = 72;
+
 //    0      64      80      84        88      92       96       100         104
 //   +------+-------+-------+---------+-------+--------+--------+-----------+-------------+
 //   | name | nonce | ranks | experts | slots | layers | window | slot_sets | domain_size |
 //   +------+-------+-------+---------+-------+--------+--------+-----------+-------------+
-//    108        112           116              120             184                248
-//   +----------+-------------+----------------+---------------+------------------+----------------+
-//   | training | shard_count | gradient_count | shard_bytes[8]| gradient_bytes[8]| step_timeout_ns|
-//   +----------+-------------+----------------+---------------+------------------+----------------+
-//                                                                                              256
+//    108        110      112           116              120             184                248
+//   +----------+--------+-------------+----------------+---------------+------------------+--------
+//   | training | memory | shard_count | gradient_count | shard_bytes[8]| gradient_bytes[8]|
+//   step_t..
+//   +----------+--------+-------------+----------------+---------------+------------------+--------
+//                                                                             step_timeout_ns u64
+//                                                                             256
 struct GroupConfig {
   char name[64] = {};  // zero padded
   uint8_t nonce[16] = {};
@@ -31,13 +40,15 @@ struct GroupConfig {
   uint32_t window = 0;
   uint32_t slot_sets = 0;
   uint32_t domain_size = 0;
-  uint32_t training = 0;
+  uint16_t training = 0;
+  MemoryKind memory = MemoryKind::kHost;
   uint32_t shard_count = 0;
   uint32_t gradient_count = 0;
   uint64_t shard_bytes[kMaxShards] = {};
   uint64_t gradient_bytes[kMaxShards] = {};  // float32, of one slot
   uint64_t step_timeout_ns = 0;
 
+  bool on_device() const { return memory != MemoryKind::kHost; }
   PlanShape shape() const { return {ranks, experts, slots, domain_size}; }
   // Of the weights that travel for one replica.
   uint64_t expert_bytes() const {
@@ -47,7 +58,7 @@ struct GroupConfig {
   }
 };
 static_assert(sizeof(GroupConfig) == 256 && alignof(GroupConfig) == 8, "bump kLayoutVersion");
-static_assert(offsetof(GroupConfig, shard_bytes) == 120 &&
+static_assert(offsetof(GroupConfig, memory) == 110 && offsetof(GroupConfig, shard_bytes) == 120 &&
                   offsetof(GroupConfig, step_timeout_ns) == 248,
               "bump kLayoutVersion");
 
@@ -73,6 +84,11 @@ inline std::string CheckConfig(const GroupConfig& c) {
   if (c.slot_sets < 1 || c.slot_sets > kMaxSlotSets)
     return bad("slot_sets", c.slot_sets, "1.." + std::to_string(kMaxSlotSets));
   if (c.training > 1) return bad("training", c.training, "0 or 1");
+  if (c.memory > MemoryKind::kCudaDaemon)
+    return bad("memory", uint64_t(c.memory), "0 (host), 1 (CUDA) or 2 (CUDA, the daemon's)");
+  if (c.on_device() && c.ranks > kMaxDeviceRanks)
+    return bad("ranks", c.ranks,
+               "at most " + std::to_string(kMaxDeviceRanks) + " with slots on GPUs");
   const auto parts = [&](const char* count_name, uint32_t count, const std::string& name,
                          const uint64_t* bytes) -> std::string {
     if (count > kMaxShards) return bad(count_name, count, "0.." + std::to_string(kMaxShards));
@@ -121,6 +137,8 @@ inline std::string FirstDifference(const GroupConfig& group, const GroupConfig& 
   ULTRAEP_DIFFER(slot_sets);
   ULTRAEP_DIFFER(domain_size);
   ULTRAEP_DIFFER(training);
+  if (group.memory != member.memory)
+    return differ("memory", uint64_t(group.memory), uint64_t(member.memory));
   ULTRAEP_DIFFER(shard_count);
   for (uint32_t i = 0; i < group.shard_count; ++i) {
     if (group.shard_bytes[i] != member.shard_bytes[i])

@@ -11,6 +11,7 @@
 //     Ready                     ->      (mapped, gate raised, steps go through the gate)
 //                               <-      Over(generation)   (a member is gone, left or fenced)
 //     Join(config, rank)        ->      (again, for the next generation)
+//     Refused                   ->      (it cannot use what it was sent: its group is told why)
 //     Leave                     ->      (or the connection closes: member gone)
 //
 //   ultraepctl says Hello as well; its messages stand in operator_messages.h.
@@ -44,6 +45,7 @@ enum class MessageType : uint16_t {
   kEventsEnd = 15,
   kTraceRequest = 16,
   kTraceStarted = 17,
+  kSlotMemory = 18,
 };
 
 //    0       4         6      8      12     16
@@ -96,25 +98,70 @@ struct Refused {
 };
 static_assert(sizeof(Refused) == 1024 && alignof(Refused) == 4, "bump kLayoutVersion");
 
-// head 16 | config 256 | rank 4 | numa_node 4 | next_sequence 8 | fallback_tokens 8    296
+// The GPU of a rank, as the rank sees it; all zero with slots in host memory.
+// name 64 | uuid 16 | cluster 16 | clique 4 | fabric 4 | architecture 4 | flags 4 | free 8  | zero
+// 8 128
+struct JoinDevice {
+  char name[64] = {};
+  unsigned char uuid[16] = {};
+  unsigned char cluster[16] = {};  // NVLink fabric: cluster and clique say who may reach whom
+  uint32_t clique = 0;
+  uint32_t fabric = 0;        // a FabricState
+  uint32_t architecture = 0;  // compute capability: 10 x major + minor
+  uint32_t flags = 0;         // none yet
+  uint64_t free_bytes = 0;
+  uint64_t zero = 0;
+};
+static_assert(sizeof(JoinDevice) == 128 && alignof(JoinDevice) == 8 &&
+                  offsetof(JoinDevice, clique) == 96 && offsetof(JoinDevice, free_bytes) == 112,
+              "bump kLayoutVersion");
+
+// head 16 | config 256 | rank 4 | numa_node 4 | next_sequence 8 | fallback_tokens 8 | device 128
+// 424
 struct Join {
   static constexpr MessageType kType = MessageType::kJoin;
-  MessageHead head = HeadOf(kType, 296);
+  MessageHead head = HeadOf(kType, 424);
   GroupConfig config;
   uint32_t rank = 0;
   int32_t numa_node = -1;  // where the rank's CPUs all are; -1: on several, or unknown
   uint64_t next_sequence = 0;
   uint64_t fallback_tokens = 0;
+  JoinDevice device;
 };
-static_assert(sizeof(Join) == 296 && alignof(Join) == 8 && offsetof(Join, rank) == 272,
+static_assert(sizeof(Join) == 424 && alignof(Join) == 8 && offsetof(Join, rank) == 272 &&
+                  offsetof(Join, device) == 296,
               "bump kLayoutVersion");
 
-// Doorbell eventfd, then the files of the segments (SegmentFile in boards.h).
-inline constexpr uint32_t kJoinedDescriptors = 4;
+// Doorbell eventfd, then the files of plan and boards (SegmentFile in boards.h), then the slots:
+//   kHost        their file
+//   kCuda        the end of a socket pair at which this rank receives, then the other ends of all
+//                ranks' pairs, in rank order: ranks pass each other SlotMemory, the daemon never
+//                takes a descriptor from anybody
+//   kCudaDaemon  all ranks' memory, in rank order: CUDA's handles as descriptors
+inline uint32_t JoinedDescriptors(MemoryKind memory, uint32_t ranks) {
+  return 3 + (memory == MemoryKind::kHost ? 1 : memory == MemoryKind::kCuda ? 1 + ranks : ranks);
+}
+inline constexpr uint32_t kMaxJoinedDescriptors = 4 + kMaxDeviceRanks;
+
+// From rank to rank, with CUDA's handle of the rank's slots as a descriptor, unless `fabric` is
+// there: then the handle is in it.
+// head 16 | generation 8 | rank 4 | has_fabric 4 | bytes 8 | fabric 64                  104
+struct SlotMemory {
+  static constexpr MessageType kType = MessageType::kSlotMemory;
+  MessageHead head = HeadOf(kType, 104);
+  uint64_t generation = 0;
+  uint32_t rank = 0;
+  uint32_t has_fabric = 0;
+  uint64_t bytes = 0;
+  unsigned char fabric[64] = {};
+};
+static_assert(sizeof(SlotMemory) == 104 && alignof(SlotMemory) == 8 &&
+                  offsetof(SlotMemory, bytes) == 32,
+              "bump kLayoutVersion");
 
 // head 16 | generation 8 | lease_ns 8                                             32
 // lease_ns: a heartbeat that stands still for so long is a wedged process; for both sides.
-// kJoinedDescriptors travel with it.
+// JoinedDescriptors() travel with it.
 struct Joined {
   static constexpr MessageType kType = MessageType::kJoined;
   MessageHead head = HeadOf(kType, 32);

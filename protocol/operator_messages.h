@@ -39,12 +39,16 @@ enum class RefusalKind : uint32_t {
 };
 inline constexpr uint32_t kRefusalKinds = 7;
 
+// What the daemon's own CUDA backend can do. kOpening: the driver has not answered yet.
+enum class CudaUse : uint32_t { kOff = 0, kOpening = 1, kMissing = 2, kOpen = 3 };
+
 // head 16 | build 64 | pid 8 | uptime 8 | groups 4 | connections 4 | max_connections 4 |
-// metrics_port 4 | spin_us 8 | lease_ns 8 | memory 8 | memory_limit 8 | traces 4 | zero 4 |
-// trace_dropped 8 | events_dropped 8 | cost_token_ps 8 | refused 56                232
+// metrics_port 4 | spin_us 8 | lease_ns 8 | memory 8 | memory_limit 8 | traces 4 | cuda 4 |
+// trace_dropped 8 | events_dropped 8 | cost_token_ps 8 | refused 56 | cuda_devices 4 |
+// cuda_driver 4 | cuda_found 160                                                  400
 struct StatusDaemon {
   static constexpr MessageType kType = MessageType::kStatusDaemon;
-  MessageHead head = HeadOf(kType, 232);
+  MessageHead head = HeadOf(kType, 400);
   char build[64] = {};
   int64_t pid = 0;
   uint64_t uptime_ns = 0;
@@ -57,16 +61,20 @@ struct StatusDaemon {
   uint64_t memory_bytes = 0;
   uint64_t memory_limit_bytes = 0;  // 0: from what the machine has left
   uint32_t traces = 0;              // being recorded
-  uint32_t zero = 0;
+  CudaUse cuda = CudaUse::kOff;
   uint64_t trace_dropped = 0;   // steps that a recording missed since its reader was slow
   uint64_t events_dropped = 0;  // that an events reader missed
   uint64_t cost_token_ps = 0;   // --cost_token_ns; 0: not known
   uint64_t refused[kRefusalKinds] = {};
+  uint32_t cuda_devices = 0;   // that slots of the daemon can be on
+  uint32_t cuda_driver = 0;    // 13000: 13.0
+  char cuda_found[160] = {};   // in words: what there is, or why there is nothing
 };
 static_assert(offsetof(StatusDaemon, pid) == 80 && offsetof(StatusDaemon, spin_us) == 112 &&
-                  offsetof(StatusDaemon, refused) == 176,
+                  offsetof(StatusDaemon, refused) == 176 &&
+                  offsetof(StatusDaemon, cuda_found) == 240,
               "bump kLayoutVersion");
-static_assert(sizeof(StatusDaemon) == 232 && alignof(StatusDaemon) == 8, "bump kLayoutVersion");
+static_assert(sizeof(StatusDaemon) == 400 && alignof(StatusDaemon) == 8, "bump kLayoutVersion");
 
 // Counters of one group over all its generations, counted by the daemon. Only planned steps are in
 // the sums; `last` is the last planned one. Tokens, unless the name says otherwise. u64 each:
@@ -111,11 +119,11 @@ static_assert(sizeof(PlanLatencies) == 480 && alignof(PlanLatencies) == 8 &&
                   offsetof(PlanLatencies, plan) == 320,
               "bump kLayoutVersion");
 
-// head 16 | config 256 | uid .. heartbeat_age 64 | counters 144 | planning 480 | ranks 896 |
-// members 512                                                                      2368
+// head 16 | config 256 | uid .. device_bytes 72 | device 64 | counters 144 | planning 480 |
+// ranks 896 | members 512                                                          2440
 struct StatusGroup {
   static constexpr MessageType kType = MessageType::kStatusGroup;
-  MessageHead head = HeadOf(kType, 2368);
+  MessageHead head = HeadOf(kType, 2440);
   GroupConfig config;
   uint32_t uid = 0;
   uint32_t gate_state = 0;
@@ -126,13 +134,15 @@ struct StatusGroup {
   uint64_t memory_bytes = 0;
   uint64_t fallback_tokens_min = 0;  // smallest stated by a member, 0 = none stated
   uint64_t heartbeat_age_ns = 0;     // of the member that was silent longest; 0: no members
+  uint64_t device_bytes = 0;         // of each rank's GPU; 0: slots are in memory_bytes
+  char device[64] = {};              // what the ranks' GPUs are called, or the first of them
   GroupCounters counters;
   PlanLatencies planning;
   RankStatistics ranks;             // summed over all ranks and generations
   uint8_t members[kMaxRanks] = {};  // MemberState of each rank
 };
-static_assert(sizeof(StatusGroup) == 2368 && alignof(StatusGroup) == 8, "bump kLayoutVersion");
-static_assert(offsetof(StatusGroup, counters) == 336 && offsetof(StatusGroup, ranks) == 960,
+static_assert(sizeof(StatusGroup) == 2440 && alignof(StatusGroup) == 8, "bump kLayoutVersion");
+static_assert(offsetof(StatusGroup, counters) == 408 && offsetof(StatusGroup, ranks) == 1032,
               "bump kLayoutVersion");
 
 // head 16 | next 4 | zero 4                                                       24

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "protocol/host_device.h"
 #include "protocol/limits.h"
 #include "protocol/load.h"
 
@@ -80,14 +81,14 @@ inline uint32_t SenderOf(const PlanShape& shape, const Replica* replicas, uint32
 struct PhysicalIds {
   uint32_t experts_per_rank, slots;
 
-  uint32_t per_rank() const { return experts_per_rank + slots; }
-  uint32_t main(uint32_t expert) const {
+  ULTRAEP_HOST_DEVICE uint32_t per_rank() const { return experts_per_rank + slots; }
+  ULTRAEP_HOST_DEVICE uint32_t main(uint32_t expert) const {
     return expert / experts_per_rank * per_rank() + expert % experts_per_rank;
   }
-  uint32_t replica(uint32_t rank, uint32_t slot) const {
+  ULTRAEP_HOST_DEVICE uint32_t replica(uint32_t rank, uint32_t slot) const {
     return rank * per_rank() + experts_per_rank + slot;
   }
-  uint32_t rank(uint32_t physical) const { return physical / per_rank(); }
+  ULTRAEP_HOST_DEVICE uint32_t rank(uint32_t physical) const { return physical / per_rank(); }
 };
 
 }  // namespace ultraep

@@ -15,22 +15,32 @@ namespace ultraep {
 
 // Replica weights and gradients of one rank; written by the group's members.
 //
-//    0               256        384        512           gradient_words_at weights_at gradients_at
-//   +---------------+----------+----------+-------------+---------------+---------+-----------+
-//   | SegmentHeader | arrivals | sleeping | chunk flags | GradientWords | weights | gradients |
-//   +---------------+----------+----------+-------------+---------------+---------+-----------+
+//    0               256        384        512       1536     1664          gradient_words_at
+//   +---------------+----------+----------+---------+--------+-------------+---------------+-----
+//   | SegmentHeader | arrivals | sleeping | accepts | voided | chunk flags | GradientWords | ...
+//   +---------------+----------+----------+---------+--------+-------------+---------------+-----
+//   ... weights at weights_at
+//   ... gradients at gradients_at
 //
 // arrivals: raised when something has come that this rank may wait for: chunks, gradients to add,
-// gradients taken. sleeping: how many of its threads wait for it. All the others are
-// [slot set][slot]. flags: u64[chunk], each slot's start on a line; a flag holds the number of the
-// operation whose chunk is complete. weights, gradients (float32): shards and parts in order, each
-// starting on a line.
+// gradients taken. sleeping: how many of its threads wait for it. accepts: [slot set], of groups
+// whose slots are on GPUs; the others' stand in the rank boards, which kernels cannot write. All
+// further parts are [slot set][slot]. voided: on a GPU, 1 once any rank could not follow: stored by
+// that rank's kernel before whatever it computes next, so that no result made with it comes before
+// it. flags: u64[chunk], each slot's start on a line; a flag holds the number of the operation
+// whose chunk is complete. weights, gradients (float32): shards and parts in order, each starting
+// on a line. On a GPU nobody reads the header: the memory came from the rank itself, and host code
+// does not look into it.
 struct SlotBoard {
   SegmentHeader header;
   Pulse arrivals;
   Word sleeping;
+  Word accepts[kMaxSlotSets];
+  Word voided;
 };
-static_assert(sizeof(SlotBoard) == 512 && alignof(SlotBoard) == kLine, "bump kLayoutVersion");
+static_assert(sizeof(SlotBoard) == 1664 && alignof(SlotBoard) == kLine &&
+                  offsetof(SlotBoard, accepts) == 512 && offsetof(SlotBoard, voided) == 1536,
+              "bump kLayoutVersion");
 
 // Of one slot; both hold the number of a reduction. ready: its gradient is complete, stored by the
 // slot's own rank. taken: it has been added to the main gradient, stored by the home of the expert

@@ -54,7 +54,7 @@ enum class Descriptors { kTake, kRefuse };
 // kDescriptorsLost: some came that were not wanted, or this process may not open more.
 inline Receive ReceivePacket(int socket, int flags, Packet* packet,
                              Descriptors descriptors = Descriptors::kTake) {
-  alignas(cmsghdr) unsigned char control[CMSG_SPACE(sizeof(int) * kJoinedDescriptors)];
+  alignas(cmsghdr) unsigned char control[CMSG_SPACE(sizeof(int) * kMaxJoinedDescriptors)];
   iovec part{packet->bytes, sizeof packet->bytes};
   msghdr message{};
   message.msg_iov = &part;
@@ -91,7 +91,7 @@ inline Receive ReceivePacket(int socket, int flags, Packet* packet,
 template <class T>
 bool SendMessage(int socket, const T& m, const int* descriptors = nullptr, uint32_t count = 0,
                  int flags = 0) {
-  alignas(cmsghdr) unsigned char control[CMSG_SPACE(sizeof(int) * kJoinedDescriptors)] = {};
+  alignas(cmsghdr) unsigned char control[CMSG_SPACE(sizeof(int) * kMaxJoinedDescriptors)] = {};
   iovec part{const_cast<T*>(&m), sizeof m};
   msghdr message{};
   message.msg_iov = &part;

@@ -20,7 +20,7 @@
 namespace ultraep {
 
 inline uint64_t NowNs() {
-#ifdef ULTRAEP_TEST_POINTS
+#if defined(ULTRAEP_TEST_POINTS) && !defined(__CUDACC__)
   if (test::world) return test::world->Now();
 #endif
   timespec t;
@@ -62,7 +62,7 @@ inline void CpuRelax() {
 
 // Sleeps while the pulse still shows `seen`, at most until `deadline_ns` (CLOCK_MONOTONIC).
 inline void SleepOn(const Pulse& pulse, uint32_t seen, uint64_t deadline_ns) {
-#ifdef ULTRAEP_TEST_POINTS
+#if defined(ULTRAEP_TEST_POINTS) && !defined(__CUDACC__)
   if (test::world) return test::world->SleepUntil(deadline_ns);
 #endif
   timespec until;
@@ -89,13 +89,13 @@ inline bool PollUntil(pollfd* wait, nfds_t count, uint64_t deadline_ns) {
   for (;;) {
     const uint64_t now = NowNs();
     uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
-#ifdef ULTRAEP_TEST_POINTS
+#if defined(ULTRAEP_TEST_POINTS) && !defined(__CUDACC__)
     if (test::world) left = 0;
 #endif
     const timespec limit{time_t(left / 1'000'000'000u), long(left % 1'000'000'000u)};
     if (ppoll(wait, count, &limit, nullptr) > 0) return true;
     if (now >= deadline_ns) return false;
-#ifdef ULTRAEP_TEST_POINTS
+#if defined(ULTRAEP_TEST_POINTS) && !defined(__CUDACC__)
     if (test::world) test::world->SleepUntil(deadline_ns);
 #endif
   }
