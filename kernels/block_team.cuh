@@ -27,9 +27,11 @@ class BlockTeam {
   // In shared memory, uninitialised.
   struct Shared {
     uint64_t elected;
+    uint64_t sums[kMaxThreads / 32];  // of the warps
   };
 
-  __device__ explicit BlockTeam(Shared* shared) : shared_(*shared) {}
+  __device__ explicit BlockTeam(Shared* shared, uint32_t* scratch = nullptr)
+      : shared_(*shared), scratch_(scratch) {}
   BlockTeam(const BlockTeam&) = delete;
   BlockTeam& operator=(const BlockTeam&) = delete;
 
@@ -60,10 +62,8 @@ class BlockTeam {
     for (uint32_t k = 0; k < count; ++k) bits |= reinterpret_cast<uint64_t>(to[k]);
     if (bits % sizeof(uint4) == 0)
       CopyWords<uint4>(to, count, from, 0, bytes);
-    else if (bits % sizeof(uint32_t) == 0)
-      CopyWords<uint32_t>(to, count, from, 0, bytes);
     else
-      CopyWords<unsigned char>(to, count, from, 0, bytes);
+      CopyUnaligned(bits, to, count, from, bytes);
   }
   // The fence of the first Signal after a Sync orders what all members stored before that Sync.
   __device__ void OrderCopies() {}
@@ -82,7 +82,48 @@ class BlockTeam {
     return now;
   }
 
+  __device__ uint64_t Acquire(const std::atomic<uint64_t>* word) const { return LoadAcquire(word); }
+  __device__ void Release(std::atomic<uint64_t>* word, uint64_t value) const {
+    asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(__cvta_generic_to_global(word)),
+                 "l"(value)
+                 : "memory");
+  }
+  __device__ bool Exchange(std::atomic<uint64_t>* word, uint64_t from, uint64_t to) const {
+    uint64_t before;
+    asm volatile("atom.acq_rel.sys.global.cas.b64 %0, [%1], %2, %3;"
+                 : "=l"(before)
+                 : "l"(__cvta_generic_to_global(word)), "l"(from), "l"(to)
+                 : "memory");
+    return before == from;
+  }
+  __device__ uint32_t Add(uint32_t* place, uint32_t value) const { return atomicAdd(place, value); }
+  __device__ uint64_t Add(uint64_t* place, uint64_t value) const {
+    return atomicAdd(reinterpret_cast<unsigned long long*>(place), value);
+  }
+  __device__ void Relax() const { __nanosleep(20); }
+  // Blocks are whole warps.
+  __device__ uint64_t Prefix(uint64_t value, uint64_t* total) {
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const uint64_t upto = WarpPrefix(value, lane);
+    Sync();
+    if (lane == 31) shared_.sums[warp] = upto;
+    Sync();
+    const uint64_t sums = WarpPrefix(lane < warps ? shared_.sums[lane] : 0, lane);
+    *total = __shfl_sync(~0u, sums, int(warps - 1));
+    const uint64_t before = __shfl_sync(~0u, sums, int(warp ? warp - 1 : 0));
+    return (warp ? before : 0) + upto - value;
+  }
+  __device__ uint32_t* scratch() const { return scratch_; }
+
  protected:
+  // bits: of all addresses together, of which not all are multiples of 16.
+  __device__ static void CopyUnaligned(uint64_t bits, void* const* to, uint32_t count,
+                                       const void* from, uint64_t bytes) {
+    if (bits % sizeof(uint32_t) == 0)
+      CopyWords<uint32_t>(to, count, from, 0, bytes);
+    else
+      CopyWords<unsigned char>(to, count, from, 0, bytes);
+  }
   // Bytes [begin, bytes), as many as go as whole words, the rest one by one. Loads go past the
   // first-level cache (.cg): nothing is read twice here.
   template <class Word>
@@ -113,7 +154,18 @@ class BlockTeam {
   }
 
  private:
+  // The sum over this lane and those before.
+  __device__ static uint64_t WarpPrefix(uint64_t value, uint32_t lane) {
+#pragma unroll
+    for (uint32_t step = 1; step < 32; step *= 2) {
+      const uint64_t other = __shfl_up_sync(~0u, value, step);
+      if (lane >= step) value += other;
+    }
+    return value;
+  }
+
   Shared& shared_;
+  uint32_t* const scratch_;
   bool released_ = false;  // a fence came since the last Sync
 };
 

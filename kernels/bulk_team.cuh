@@ -45,7 +45,7 @@ class BulkTeam : public BlockTeam {
   __device__ void Copy(void* const* to, uint32_t count, const void* from, uint64_t bytes) {
     uint64_t bits = reinterpret_cast<uint64_t>(from);
     for (uint32_t k = 0; k < count; ++k) bits |= reinterpret_cast<uint64_t>(to[k]);
-    if (bits % 16 != 0) return BlockTeam::Copy(to, count, from, bytes);
+    if (bits % 16 != 0) return CopyUnaligned(bits, to, count, from, bytes);
     const uint64_t whole = bytes / 16 * 16;
     if (threadIdx.x == 0) CopyBulk(to, count, static_cast<const unsigned char*>(from), whole);
     CopyWords<unsigned char>(to, count, from, whole, bytes);

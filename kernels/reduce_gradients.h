@@ -49,7 +49,7 @@ struct ReduceTally {
   uint64_t add_ns = 0;
   uint64_t wait_ns = 0;
 
-  void Add(const ReduceTally& more) {
+  ULTRAEP_HOST_DEVICE void Add(const ReduceTally& more) {
     bytes += more.bytes;
     add_ns += more.add_ns;
     wait_ns += more.wait_ns;
@@ -179,11 +179,13 @@ ULTRAEP_HOST_DEVICE void AddRange(Team& team, const SlotView& slots, uint32_t se
     AddBlock<1>(slots, set, chosen, part, at, main);
 }
 
-// Elements [begin, end) of one expert's gradient, through the parts they lie in.
+// Elements [begin, end) of one expert's gradient, through the parts they lie in. Not inlined: for a
+// device, registers of the callers and of the loops below then do not compete.
 template <class Team>
-ULTRAEP_HOST_DEVICE void AddTile(Team& team, const SlotView& slots, const ReduceOperation& op,
-                                 uint32_t expert, const Chosen& chosen, uint64_t begin,
-                                 uint64_t end) {
+ULTRAEP_HOST_DEVICE __attribute__((noinline)) void AddTile(Team& team, const SlotView& slots,
+                                                           const ReduceOperation& op,
+                                                           uint32_t expert, const Chosen& chosen,
+                                                           uint64_t begin, uint64_t end) {
   const SlotLayout& layout = *slots.layout;
   uint64_t part_at = 0;
   for (uint32_t part = 0; part < layout.gradient_count; ++part) {

@@ -38,14 +38,17 @@ class TokenRouter {
            splits_.capacity() * sizeof(ExpertSplit) + instances_.capacity() * sizeof(SplitInstance);
   }
 
- private:
-  static constexpr uint32_t kMainOnly = UINT32_MAX;
-
+  // How the tokens of each replicated expert split; what a GPU routes by.
   struct ExpertSplit {
     SourceSplit source;
-    uint32_t first_instance = 0;  // index into instances_
+    uint32_t first_instance = 0;  // index into instances()
     uint32_t instances = 0;
   };
+  const std::vector<ExpertSplit>& splits() const { return splits_; }  // in the columns' order
+  const std::vector<SplitInstance>& instances() const { return instances_; }
+
+ private:
+  static constexpr uint32_t kMainOnly = UINT32_MAX;
 
   void PlaceInstances(const RecordedPlan& plan);
   void CutColumn(const uint32_t* column, uint32_t source, ExpertSplit* split);

@@ -60,7 +60,7 @@ struct StreamTally {
   uint64_t copy_ns = 0;
   uint64_t wait_ns = 0;
 
-  void Add(const StreamTally& more) {
+  ULTRAEP_HOST_DEVICE void Add(const StreamTally& more) {
     bytes += more.bytes;
     relayed_bytes += more.relayed_bytes;
     loaded_bytes += more.loaded_bytes;
