@@ -89,8 +89,15 @@ typedef enum ultraep_gradient_type {
   ULTRAEP_BFLOAT16 = 1 /* added in float32, rounded once to nearest, ties to even */
 } ultraep_gradient_type;
 
+/* Where slots are, and on a GPU who makes them. A group on GPUs steps by ultraep_cuda.h. */
+typedef enum ultraep_memory_kind {
+  ULTRAEP_HOST_MEMORY = 0,
+  ULTRAEP_CUDA_MEMORY = 1,          /* each rank on its GPU */
+  ULTRAEP_CUDA_MEMORY_OF_DAEMON = 2 /* the daemon on each rank's GPU */
+} ultraep_memory_kind;
+
 /* Members of a group must agree on everything but rank, solve_deadline_ns, next_sequence,
- * fallback_tokens and copy_threads. */
+ * fallback_tokens, copy_threads and what follows memory. */
 typedef struct ultraep_group_config {
   uint32_t struct_size;     /* sizeof(ultraep_group_config) */
   uint32_t rank;            /* 0 .. ranks-1 */
@@ -119,6 +126,10 @@ typedef struct ultraep_group_config {
   uint32_t copy_threads;    /* that send weights, and as many that add gradients, 0..64; 0 = a CPU of
                                this process per 2 x ranks, 1..4: say more where each rank has CPUs of
                                its own. They run where the thread that streams first may run. */
+  uint32_t memory;          /* an ultraep_memory_kind */
+  int32_t device;           /* CUDA ordinal; -1: that of the calling thread's current context */
+  uint32_t stream_blocks;   /* SMs that weights may take while they travel, 1..512; 0: 32 */
+  uint32_t reduce_blocks;   /* and gradients, 1..512; 0: 32 */
   uint32_t unused;
 } ultraep_group_config;
 

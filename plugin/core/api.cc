@@ -2,47 +2,24 @@
 #include <sys/un.h>
 
 #include <cstdlib>
-#include <exception>
-#include <new>
 #include <string>
 
 #include "kernels/count_load.h"
 #include "plugin/api/ultraep.h"
 #include "plugin/core/client.h"
+#include "plugin/core/guard.h"
 #include "plugin/core/plan_handle.h"
 #include "plugin/core/read_config.h"
 #include "protocol/version.h"
 
+using ultraep::Guard;
 using ultraep::Invalid;
+using ultraep::Null;
 using ultraep::Result;
 
 namespace {
 
 constexpr const char* kDefaultSocket = "/run/ultraep/ultraepd.sock";
-
-std::string& LastError() {
-  thread_local std::string text;
-  return text;
-}
-
-ultraep_status Say(const Result& result) {
-  if (!result.ok()) LastError() = result.text;
-  return result.status;
-}
-
-// Nothing may leave the C ABI but a status.
-template <class Body>
-ultraep_status Guard(const char* call, Body body) {
-  try {
-    Result result = body();
-    if (!result.ok()) result.text = std::string(call) + ": " + result.text;
-    return Say(result);
-  } catch (const std::exception& e) {
-    return Say({ULTRAEP_INTERNAL, std::string(call) + ": " + e.what()});
-  }
-}
-
-Result Null(const char* argument) { return Invalid(std::string(argument) + " is NULL"); }
 
 Result Check(const ultraep_plan* plan) {
   if (!plan) return Null("plan");
@@ -66,7 +43,7 @@ uint64_t Timeout(int64_t timeout_ns, uint64_t otherwise) {
 
 extern "C" {
 
-const char* ultraep_last_error(void) { return LastError().c_str(); }
+const char* ultraep_last_error(void) { return ultraep::LastError().c_str(); }
 
 const char* ultraep_version(void) { return ultraep::kBuildVersion; }
 

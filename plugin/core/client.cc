@@ -19,6 +19,10 @@ uint64_t DefaultSolveDeadlineNs(uint32_t ranks) {
   return AllowedCpus() < ranks + 1 ? 1'000'000'000 : 2'000'000;
 }
 
+// A carrier that sleeps between a job's steps adds some 50 us to each: it spins over their pauses
+// where there are CPUs for that.
+constexpr uint64_t kCarrierSpinNs = 10'000'000;
+
 // One thread copies some 10 GB/s, a socket's memory several times that; the framework's own threads
 // want CPUs as well.
 uint32_t DefaultCopyThreads(uint32_t ranks) {
@@ -44,6 +48,20 @@ Result ultraep_client::CheckUsable() const {
   return Ok();
 }
 
+Result ultraep_client::CheckOnHost() const {
+  if (Result usable = CheckUsable(); !usable.ok()) return usable;
+  if (device_) return Invalid("the group's slots are on GPUs: its steps go by ultraep_cuda.h");
+  return Ok();
+}
+
+Result ultraep_client::Device(DeviceClient** device) const {
+  if (forked() || !steps_) return CheckUsable();
+  if (!device_)
+    return Invalid("the group's slots are in host memory: join with memory ULTRAEP_CUDA_MEMORY");
+  *device = device_.get();
+  return Ok();
+}
+
 Result ultraep_client::Join(const ultraep_group_config& config, int64_t timeout_ns) {
   if (forked()) return CheckUsable();
   if (steps_) return Invalid("the client has joined already; attach another one");
@@ -62,7 +80,13 @@ Result ultraep_client::Join(const ultraep_group_config& config, int64_t timeout_
   settings.spin_ns = DefaultSpinNs(config.ranks);
   settings.copy_threads =
       config.copy_threads ? config.copy_threads : DefaultCopyThreads(config.ranks);
+  if (wire.on_device()) {
+    if (Result refused = DeviceClient::Make(wire, config, &device_); !refused.ok()) return refused;
+    request.device = device_->context().Description();
+    link_.UseDevice(device_->memory());
+  }
   steps_ = std::make_unique<Steps>(wire, config.next_sequence);
+  if (device_) device_->Start(settings.spin_ns ? kCarrierSpinNs : 0, steps_.get());
   link_.Join(request, settings, steps_.get());
   if (timeout_ns == 0) return Ok();
   link_.AwaitOpen(timeout_ns < 0 ? config_.step_timeout_ns : uint64_t(timeout_ns));
@@ -89,12 +113,12 @@ Result ultraep_client::State(ultraep_client_info* info) const {
 
 Result ultraep_client::Submit(uint64_t sequence, uint32_t layer, uint32_t microbatch,
                               const uint32_t* row, uint32_t experts) {
-  if (Result usable = CheckUsable(); !usable.ok()) return usable;
+  if (Result usable = CheckOnHost(); !usable.ok()) return usable;
   return steps_->Submit(sequence, layer, microbatch, row, experts);
 }
 
 Result ultraep_client::Await(uint64_t sequence, int64_t timeout_ns, ultraep_plan** plan) {
-  if (Result usable = CheckUsable(); !usable.ok()) return usable;
+  if (Result usable = CheckOnHost(); !usable.ok()) return usable;
   ResolvedStep step;
   // Past the group's own timeout the step has been resolved for all; one heartbeat of slack.
   const uint64_t limit = timeout_ns < 0 ? DeadlineAfter(config_.step_timeout_ns, 10 * kHeartbeatNs)
@@ -115,7 +139,10 @@ Result ultraep_client::Leave() {
   if (forked()) return CheckUsable();
   if (!steps_ || left_) return Ok();
   left_ = true;
-  steps_->ResolveAll();
+  if (device_)
+    device_->Leave();
+  else
+    steps_->ResolveAll();
   link_.Leave();
   steps_->memory()->Clear();  // plans that are kept pin no memory
   return Ok();

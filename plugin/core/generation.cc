@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "plugin/core/device/slots.h"
+#include "plugin/core/device/step_memory.h"
 #include "plugin/core/operation_book.h"
 #include "plugin/core/reducer.h"
 #include "plugin/core/streamer.h"
@@ -20,6 +22,13 @@ Generation::Generation(const GroupConfig& config, uint32_t own_rank, uint64_t nu
   boards.layout = &layout;
 }
 
+DevicePart::DevicePart() : index(kMemories) {}
+
+DevicePart::~DevicePart() {
+  slots.reset();
+  if (index < kMemories) memory->Free(index);
+}
+
 Generation::~Generation() {
   reducer.reset();  // their threads use the mappings
   streamer.reset();
@@ -27,6 +36,7 @@ Generation::~Generation() {
 
 void Generation::StartOperations() {
   book = std::make_unique<OperationBook>(layout.config, &boards.rank(rank));
+  if (layout.config.on_device()) return;  // kernels do
   streamer = std::make_unique<Streamer>(this);
   reducer = std::make_unique<Reducer>(this);
 }
@@ -40,18 +50,21 @@ std::string Generation::MapChecked(const std::vector<Descriptor>& files, Segment
   return CheckHeader(mappings_.back().base(), layout.Header(kind, member, id));
 }
 
-std::string Generation::Map(std::vector<Descriptor> descriptors) {
-  if (descriptors.size() != kJoinedDescriptors)
+std::string Generation::Map(std::vector<Descriptor>* received) {
+  std::vector<Descriptor>& descriptors = *received;
+  const uint32_t expected = JoinedDescriptors(layout.config.memory, layout.config.ranks);
+  if (descriptors.size() != expected)
     return std::to_string(descriptors.size()) + " descriptors came, expected " +
-           std::to_string(kJoinedDescriptors);
+           std::to_string(expected);
   doorbell = std::move(descriptors.front());
   descriptors.erase(descriptors.begin());
   std::string wrong;
-  for (uint32_t f = 0; f < kSegmentFiles && wrong.empty(); ++f)
+  for (uint32_t f = 0; f < layout.files() && wrong.empty(); ++f)
     wrong = CheckDescriptor(descriptors[f].get(), layout.file_bytes(SegmentFile(f)));
   layout.ForEachSegment([&](SegmentKind kind, uint32_t member) {
     if (wrong.empty()) wrong = MapChecked(descriptors, kind, member);
   });
+  descriptors.erase(descriptors.begin(), descriptors.begin() + layout.files());
   return wrong;
 }
 
@@ -93,6 +106,7 @@ void Generation::WatchMembers(uint64_t now) {
 }
 
 void Generation::WakeOperations() const {
+  if (layout.config.on_device()) return;  // kernels do not sleep
   for (uint32_t r = 0; r < layout.config.ranks; ++r) {
     PulseAndWake(boards.slots(r).arrivals);
     WakeAll(boards.rank(r).accept_pulse);  // its count is that rank's alone

@@ -16,9 +16,21 @@
 
 namespace ultraep {
 
+class DeviceSlots;
 class OperationBook;
 class Reducer;
+class StepMemory;
 class Streamer;
+
+// Slots on GPUs: mapped here, and their place in the mailbox, which goes with them.
+struct DevicePart {
+  DevicePart();
+  ~DevicePart();
+
+  std::shared_ptr<StepMemory> memory;
+  std::unique_ptr<DeviceSlots> slots;
+  uint32_t index;
+};
 
 // How long this rank waits for what, and how many threads it gives us.
 struct RankSettings {
@@ -32,8 +44,9 @@ struct Generation {
   Generation(const GroupConfig& config, uint32_t own_rank, uint64_t number);
   ~Generation();
 
-  // Takes the descriptors of a Joined, checks them, maps every segment. Empty on success.
-  std::string Map(std::vector<Descriptor> descriptors);
+  // Takes the descriptors of a Joined, checks them, maps every segment in host memory. What is left
+  // of them belongs to slots on GPUs. Empty on success.
+  std::string Map(std::vector<Descriptor>* descriptors);
 
   // Once boards and settings are there: what issues operations on them.
   void StartOperations();
@@ -72,6 +85,7 @@ struct Generation {
   std::unique_ptr<OperationBook> book;
   std::unique_ptr<Streamer> streamer;
   std::unique_ptr<Reducer> reducer;
+  std::unique_ptr<DevicePart> device;  // null: slots are in host memory
   uint64_t lease_ns = 0;
   bool orphaned = false;  // the daemon that made it is gone; the link thread's
   // FAILED is reported once; afterwards steps are declined until the next generation.

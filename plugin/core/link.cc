@@ -12,6 +12,8 @@
 #include <system_error>
 #include <utility>
 
+#include "plugin/core/device/slots.h"
+#include "plugin/core/device/step_memory.h"
 #include "plugin/core/quiet_thread.h"
 
 namespace ultraep {
@@ -24,6 +26,8 @@ constexpr uint64_t kFirstPauseNs = 10'000'000, kLongestPauseNs = 400'000'000;
 // when that is worth the look.
 constexpr uint64_t kOpeningPeriodNs = 5'000'000, kOpeningWatchNs = 2'000'000'000;
 constexpr uint64_t kPromisePeriodNs = 2'000'000;
+// How soon a peer's slots on a GPU are noticed.
+constexpr uint64_t kSlotsPeriodNs = 1'000'000;
 
 uint64_t Seed() {
 #ifdef ULTRAEP_TEST_POINTS
@@ -209,8 +213,9 @@ Link::End Link::Await(Packet* packet) {
       case Receive::kNothingYet:
         continue;
       case Receive::kDescriptorsLost:
-        return Refuse("out of file descriptors while joining: raise RLIMIT_NOFILE by " +
-                      std::to_string(kJoinedDescriptors));
+        return Refuse(
+            "out of file descriptors while joining: raise RLIMIT_NOFILE by " +
+            std::to_string(JoinedDescriptors(request_.config.memory, request_.config.ranks)));
       default:
         return End::kReconnect;
     }
@@ -228,7 +233,12 @@ Link::End Link::Await(Packet* packet) {
   }
 }
 
-Link::End Link::JoinNext() {
+void Link::KeepRefusal(const Packet& packet) {
+  Refused refused;
+  if (As(packet.bytes, packet.size, &refused)) refused_before_ = GetText(refused.text);
+}
+
+Link::End Link::AskForGeneration(std::shared_ptr<Generation>* generation) {
   // Rule 1: every promise on the old board is kept before the rank belongs to another one.
   while (steps_->has_promises()) {
     Packet packet;
@@ -248,8 +258,13 @@ Link::End Link::JoinNext() {
   Packet packet;
   if (const End end = Await(&packet); end != End::kAgain) return end;
   refused_before_.clear();
+  return MapGeneration(std::move(packet), generation);
+}
+
+Link::End Link::JoinNext() {
   std::shared_ptr<Generation> generation;
-  if (const End end = MapGeneration(std::move(packet), &generation); end != End::kAgain) return end;
+  while (!generation)  // one with slots on GPUs may be over before they are all there
+    if (const End end = AskForGeneration(&generation); end != End::kAgain) return end;
   steps_->Adopt(generation);
   beaten_ns_ = 0;
   Beat();
@@ -270,10 +285,51 @@ Link::End Link::MapGeneration(Packet packet, std::shared_ptr<Generation>* genera
   auto made = std::make_shared<Generation>(request_.config, request_.rank, joined.generation);
   made->settings = settings_;
   made->lease_ns = joined.lease_ns;
-  if (std::string wrong = made->Map(std::move(packet.descriptors)); !wrong.empty())
+  if (std::string wrong = made->Map(&packet.descriptors); !wrong.empty())
     return Refuse("cannot use the daemon's memory: " + wrong);
+  if (device_) {
+    const End end = MapDevice(made.get(), std::move(packet.descriptors));
+    if (end != End::kAgain || !made->device) return end;
+  }
   made->StartOperations();
   *generation = std::move(made);
+  return End::kAgain;
+}
+
+Link::End Link::MapDevice(Generation* generation, std::vector<Descriptor> descriptors) {
+  auto part = std::make_unique<DevicePart>();
+  part->memory = device_;
+  part->slots =
+      std::make_unique<DeviceSlots>(device_->context(), generation->layout, generation->rank,
+                                    generation->id, std::move(descriptors));
+  for (;;) {
+    std::string wrong;
+    const DeviceSlots::Progress progress = part->slots->Advance(&wrong);
+    if (progress == DeviceSlots::Progress::kFailed) {
+      Refused told;  // the others are waiting for this rank: they learn why it does not come
+      SetText(told.text, wrong);
+      SendMessage(socket_.get(), told);
+      return Refuse(wrong);
+    }
+    if (progress == DeviceSlots::Progress::kDone) break;
+    Say(ULTRAEP_JOINING, "waiting for the slots of rank " + part->slots->Missing());
+    if (generation->gate().over()) return End::kAgain;  // a peer went before it passed its slots
+    generation->Beat(NowNs());
+    if (!Wait(true, NowNs() + kSlotsPeriodNs)) continue;
+    if (stopping()) return End::kStop;
+    Packet packet;
+    const Receive received = ReceivePacket(socket_.get(), MSG_DONTWAIT, &packet);
+    if (received == Receive::kPacket) KeepRefusal(packet);
+    if (received == Receive::kClosed) {
+      generation->End();
+      return End::kReconnect;
+    }
+  }
+  part->index = device_->Claim(generation->id, part->slots->bases());
+  if (part->index == kMemories)
+    return Refuse("kernels still work on the slots of " + std::to_string(kMemories) +
+                  " earlier generations");
+  generation->device = std::move(part);
   return End::kAgain;
 }
 
@@ -310,7 +366,9 @@ Link::End Link::Watch() {
     if (Wait(true, now + (opening ? kOpeningPeriodNs : kHeartbeatNs))) {
       if (stopping()) return End::kStop;
       Packet packet;
-      if (ReceivePacket(socket_.get(), MSG_DONTWAIT, &packet) == Receive::kClosed) {
+      const Receive received = ReceivePacket(socket_.get(), MSG_DONTWAIT, &packet);
+      if (received == Receive::kPacket) KeepRefusal(packet);
+      if (received == Receive::kClosed) {
         g->End();  // rule 0: who knows the daemon gone ends the generation before anything else
         NoteOver();
         Say(ULTRAEP_OVER, "the daemon is gone: steps are declined until it is back");

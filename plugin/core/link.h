@@ -8,6 +8,8 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "plugin/api/ultraep.h"
 #include "plugin/core/generation.h"
@@ -25,6 +27,8 @@ class Link {
 
   // Begins to join; `steps` outlives the link.
   void Join(const ultraep::Join& request, const RankSettings& settings, Steps* steps);
+  // Before Join: slots are on GPUs.
+  void UseDevice(std::shared_ptr<StepMemory> device) { device_ = std::move(device); }
   // Sets what the link needs, without a thread; Run is then the caller's.
   void Prepare(const ultraep::Join& request, const RankSettings& settings, Steps* steps);
   // The body of the thread; returns after Leave, or when the daemon refuses for good.
@@ -44,8 +48,14 @@ class Link {
   End Serve();
   End Connect();
   End JoinNext();
+  // kAgain with none: it was over at once.
+  End AskForGeneration(std::shared_ptr<Generation>* generation);
   End MapGeneration(Packet packet, std::shared_ptr<Generation>* generation);
+  // kAgain with no slots: the generation was over before they were all there.
+  End MapDevice(Generation* generation, std::vector<Descriptor> descriptors);
   End Watch();
+  // If it is one: what the daemon said before it closed the connection.
+  void KeepRefusal(const Packet& packet);
   // One packet of the daemon, however long it takes: it may be zeroing many GiB.
   End Await(Packet* packet);
   // Sleeps and beats; true when something is to be read or the link stops.
@@ -61,6 +71,7 @@ class Link {
   ultraep::Join request_;
   RankSettings settings_;
   Steps* steps_ = nullptr;
+  std::shared_ptr<StepMemory> device_;  // null: slots are in host memory
   Descriptor stop_, socket_;
   uint64_t beaten_ns_ = 0;
   uint64_t pause_ns_ = 0;       // before the next connection

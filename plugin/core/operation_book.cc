@@ -26,17 +26,11 @@ Result OperationBook::CheckStream(uint64_t sequence, bool restore, uint32_t set)
   return Ok();
 }
 
-uint64_t OperationBook::Issue(uint64_t sequence, OperationKind kind, uint32_t set) {
-  history_.Add(sequence << 2 | uint64_t(kind));
-  history_.Add(set);
-  return OperationNumber::Make(++count_, history_.value());
-}
-
 uint64_t OperationBook::IssueStream(uint64_t sequence, bool restore, uint32_t set) {
   std::lock_guard lock(mutex_);
   if (!restore) next_forward_ = sequence + 1;
   sets_[set] = {sequence, false};
-  return Issue(sequence, restore ? OperationKind::kRestore : OperationKind::kForward, set);
+  return history_.Issue(sequence, restore ? OperationKind::kRestore : OperationKind::kForward, set);
 }
 
 void OperationBook::Release(uint32_t set) {
@@ -46,7 +40,7 @@ void OperationBook::Release(uint32_t set) {
 
 uint64_t OperationBook::IssueReduction(uint64_t sequence, uint32_t set) {
   std::lock_guard lock(mutex_);
-  return Issue(sequence, OperationKind::kReduce, set);
+  return history_.Issue(sequence, OperationKind::kReduce, set);
 }
 
 OperationBook::GradientUse OperationBook::last_use(uint32_t set, uint32_t slot) const {

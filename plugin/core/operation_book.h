@@ -9,12 +9,9 @@
 #include "kernels/operation.h"
 #include "plugin/core/result.h"
 #include "protocol/boards.h"
-#include "protocol/digest.h"
 #include "protocol/rank_statistics.h"
 
 namespace ultraep {
-
-enum class OperationKind : uint64_t { kForward = 0, kRestore = 1, kReduce = 2 };
 
 // Any thread.
 class OperationBook {
@@ -45,14 +42,11 @@ class OperationBook {
   void Count(const TransferTotals& more);
 
  private:
-  uint64_t Issue(uint64_t sequence, OperationKind kind, uint32_t set);
-
   const uint32_t slots_;
   RankBoard* const board_;
   std::mutex issuing_;
   mutable std::mutex mutex_;   // guards what follows
-  uint64_t count_ = 0;         // operations issued on any slot set
-  Digest history_;             // which they were
+  OperationHistory history_;   // of operations on any slot set
   uint64_t next_forward_ = 0;  // sequence + 1 of the last forward stream
   struct SetUse {
     uint64_t sequence = 0;

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <string>
 
+#include "kernels/device/state.h"
 #include "protocol/boards.h"
 #include "protocol/transport/seqpacket.h"
 #include "protocol/verdict_board.h"
@@ -24,7 +25,8 @@ GroupConfig WireConfig(const ultraep_group_config& c) {
   w.window = c.window;
   w.slot_sets = c.slot_sets;
   w.domain_size = c.domain_size;
-  w.training = c.training;
+  w.training = uint16_t(c.training < 2 ? c.training : 2);  // 2: refused
+  w.memory = MemoryKind(c.memory < 3 ? c.memory : 3);      // 3: refused
   w.shard_count = c.shard_count;
   for (uint32_t i = 0; i < c.shard_count && i < kMaxShards; ++i)
     w.shard_bytes[i] = c.shard_bytes[i];
@@ -52,6 +54,12 @@ Result ReadConfig(const ultraep_group_config& config, GroupConfig* wire) {
   if (config.copy_threads > kMaxCopyThreads)
     return Invalid("copy_threads is " + std::to_string(config.copy_threads) + ", the limit is " +
                    std::to_string(kMaxCopyThreads));
+  const auto blocks = [](const char* name, uint32_t value) {
+    return Invalid(std::string(name) + " is " + std::to_string(value) + ", the limit is " +
+                   std::to_string(kMaxBlocks));
+  };
+  if (config.stream_blocks > kMaxBlocks) return blocks("stream_blocks", config.stream_blocks);
+  if (config.reduce_blocks > kMaxBlocks) return blocks("reduce_blocks", config.reduce_blocks);
   return Ok();
 }
 
@@ -63,7 +71,9 @@ ultraep_memory MemoryOf(const GroupConfig& config) {
   memory.gradients_per_slot = layout.gradient_stride;
   if (config.gradient_count) memory.flags_per_slot += sizeof(GradientWords);
   memory.slots_per_rank = uint64_t{config.slot_sets} * config.slots;
-  memory.slots_of_rank = RoundUp(layout.bytes(SegmentKind::kSlots), kSegmentAlign);
+  memory.slots_of_rank = config.on_device()
+                             ? layout.device_bytes()
+                             : RoundUp(layout.bytes(SegmentKind::kSlots), kSegmentAlign);
   memory.group = layout.total_bytes();
   return memory;
 }

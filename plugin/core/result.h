@@ -17,6 +17,7 @@ struct Result {
 
 inline Result Ok() { return {}; }
 inline Result Invalid(std::string text) { return {ULTRAEP_INVALID, std::move(text)}; }
+inline Result RefusedJoin(std::string text) { return {ULTRAEP_REFUSED, std::move(text)}; }
 inline Result Failed(std::string text) { return {ULTRAEP_FAILED, std::move(text)}; }
 inline Result Timeout(std::string text) { return {ULTRAEP_TIMEOUT, std::move(text)}; }
 

@@ -210,6 +210,14 @@ Result Steps::Await(uint64_t sequence, uint64_t timeout_ns, ResolvedStep* resolv
   return result;
 }
 
+// The submitting thread alone moves next_ and resolved_.
+bool Steps::Poll() {
+  if (resolved_ == next_) return false;
+  OpenStep& step = open_[resolved_ % config_.window];
+  VerdictWord word;
+  return !step.generation || Look(&step, &word);
+}
+
 // Rule 3: after PLAN nobody falls back; a rank that cannot follow fails the generation.
 Result Steps::TakePlan(OpenStep* step, ResolvedStep* resolved) {
   const Generation& g = *step->generation;

@@ -43,6 +43,8 @@ class Steps {
   Result Submit(uint64_t sequence, uint32_t layer, uint32_t microbatch, const uint32_t* row,
                 uint32_t experts);
   Result Await(uint64_t sequence, uint64_t timeout_ns, ResolvedStep* resolved);
+  // One look, without waiting: would Await of the oldest open step return with a verdict now?
+  bool Poll();
   // Ends the generation, then resolves every open step.
   void ResolveAll();
   bool has_open_steps() const;

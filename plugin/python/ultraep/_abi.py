@@ -30,7 +30,8 @@ class GroupConfig(ctypes.Structure):
                 ("shard_bytes", c_uint64 * MAX_SHARDS), ("gradient_bytes", c_uint64 * MAX_SHARDS),
                 ("step_timeout_ns", c_uint64), ("solve_deadline_ns", c_uint64),
                 ("next_sequence", c_uint64), ("fallback_tokens", c_uint64),
-                ("copy_threads", c_uint32), ("unused", c_uint32)]
+                ("copy_threads", c_uint32), ("memory", c_uint32), ("device", c_int32),
+                ("stream_blocks", c_uint32), ("reduce_blocks", c_uint32), ("unused", c_uint32)]
 
 
 class Memory(ctypes.Structure):
