@@ -1,15 +1,22 @@
-// ultraepd: options, listener, three threads, wait for a signal, stop in reverse order.
+// ultraepd: options, listener, threads, wait for a signal, stop in reverse order.
 #include <signal.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
+#include <filesystem>
+#include <future>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 
 #include "daemon/descriptor_budget.h"
 #include "daemon/log.h"
+#include "daemon/memory/device_memory.h"
 #include "daemon/metrics/metrics_server.h"
 #include "daemon/options.h"
 #include "daemon/session/attach_server.h"
@@ -41,6 +48,17 @@ void FitDescriptors(DaemonOptions* options) {
              limit.rlim_cur, options->max_connections, options->uid_connections);
 }
 
+// It may sit in a driver that makes memory. Ranks then learn of the end as of a daemon that is
+// killed: by their connections.
+constexpr std::chrono::seconds kSessionEnds{3};
+
+// ../lib of this program: where a build and an installation have the CUDA backend.
+std::string LibraryFolder() {
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  return error ? "" : (self.parent_path().parent_path() / "lib").string();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -62,7 +80,9 @@ int main(int argc, char** argv) {
   Waker waker;
   PlanLoop planner(&waker, options.spin_us);
   NodeView view;
-  AttachServer server(options, listener.Take(), &planner, &view);
+  NodeDevices devices;
+  options.cuda.beside = LibraryFolder();
+  AttachServer server(options, listener.Take(), devices, &planner, &view);
   Watchdog watchdog(&planner, &server, &view);
   MetricsServer metrics(&view, options.metrics_detail_series, [&] { return watchdog.Health(); },
                         [&] { return watchdog.Readiness(); });
@@ -70,8 +90,13 @@ int main(int argc, char** argv) {
   std::jthread planner_thread([&] { planner.Run(); });
   metrics.Start(options.metrics_listen);
   view.set_metrics_port(metrics.port());  // before the first status is answered
-  std::jthread session_thread([&] { server.Run(); });
-  LogInfo("ultraepd %s serves %s on host memory", kBuildVersion, options.socket);
+  std::promise<void> served;
+  std::jthread session_thread([&] {
+    server.Run();
+    served.set_value();
+  });
+  LogInfo("ultraepd %s serves %s", kBuildVersion, options.socket);
+  devices.Open(options.cuda);  // says itself what it found
 
   watchdog.Ready();
   const timespec period{time_t(watchdog.period_ns() / 1'000'000'000),
@@ -81,10 +106,16 @@ int main(int argc, char** argv) {
   LogInfo("stopping: %s", signal == SIGTERM ? "SIGTERM" : "SIGINT");
   watchdog.Stopping();
   server.Stop();
+  if (served.get_future().wait_for(kSessionEnds) != std::future_status::ready) {
+    LogError("the session thread does not end, its CUDA driver does not answer: ending without it");
+    _exit(0);
+  }
   session_thread.join();
   planner.Stop();
   planner_thread.join();
   waker.Stop();
   metrics.Stop();
+  // A driver that never answers holds the loader's lock, which the usual end would wait for.
+  if (devices.state().use == CudaUse::kOpening) _exit(0);
   return 0;
 }

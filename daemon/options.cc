@@ -1,10 +1,13 @@
 #include "daemon/options.h"
 
 #include <sys/un.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <string_view>
 
@@ -52,9 +55,10 @@ ABSL_FLAG(
 ABSL_FLAG(uint64_t, memory_limit_mib, 0,
           "most MiB of shared memory for all groups; 0: 80 % of what the machine has left, counted "
           "with what the groups hold, whenever a group wants more");
-ABSL_FLAG(uint32_t, max_connections, 2048,
-          "most open connections, 1..65536, one per rank; RLIMIT_NOFILE must be seven times as much, "
-          "or the daemon takes fewer");
+ABSL_FLAG(
+    uint32_t, max_connections, 2048,
+    "most open connections, 1..65536, one per rank; RLIMIT_NOFILE must be eight times as much, "
+    "or the daemon takes fewer");
 ABSL_FLAG(uint32_t, lease_ms, 5000,
           "milliseconds, 500..3600000: a rank whose heartbeat stands still for so long (stopped, "
           "frozen) is fenced and its group goes on with main copies until it is back; ranks watch "
@@ -64,6 +68,24 @@ ABSL_FLAG(uint32_t, uid_groups, 64, "most groups of one user, 1..65536");
 ABSL_FLAG(uint32_t, uid_connections, 1024, "most open connections of one user, 1..65536");
 ABSL_FLAG(uint64_t, uid_memory_mib, 0,
           "most MiB of shared memory for the groups of one user; 0: --memory_limit_mib");
+ABSL_FLAG(uint64_t, uid_gpu_memory_mib, 0,
+          "most MiB of GPU memory that the daemon makes for the groups of one user, of all GPUs; "
+          "0: no limit");
+ABSL_FLAG(
+    std::string, cuda_backend, "off",
+    "off, auto or path of libultraep_cuda.so; only slots on GPUs that the daemon owns (memory 2) "
+    "need it, those that ranks own (memory 1, the default) do not; auto: in ../lib of ultraepd, "
+    "else where the loader finds it; off: no CUDA driver is loaded. Loaded, the driver runs in "
+    "the daemon, keeps /dev/nvidia* open, and whoever may use the socket can have the daemon take "
+    "GPU memory: see --uid_gpu_memory_mib");
+ABSL_FLAG(std::string, cuda_driver, "",
+          "path of libcuda.so.1 for --cuda_backend; empty: where the loader finds it");
+ABSL_FLAG(std::string, nvml, "",
+          "path of libnvidia-ml.so.1 for --cuda_backend; empty: where the loader finds it");
+ABSL_FLAG(
+    bool, share_devices, false,
+    "several ranks of a group may be on one GPU; for tests and benchmarks that have them in one "
+    "process: they take each other's SMs, and from the ninth on each other's queues");
 ABSL_FLAG(
     std::string, metrics_listen, "127.0.0.1:9478",
     "HOST:PORT of /metrics and the status page, port 0: any free one; off: none; everybody on "
@@ -109,6 +131,18 @@ uint64_t BytesOfMib(const char* name, uint64_t mib) {
   if (mib > (uint64_t{1} << 40))
     Usage("--" + std::string(name) + " is " + std::to_string(mib) + ", must be at most 2^40");
   return mib << 20;
+}
+
+// Of a library that is named. A typing error must not look like a node without GPUs.
+std::string PathOf(const char* name, const std::string& path) {
+  if (!path.empty() && access(path.c_str(), R_OK))
+    Usage("--" + std::string(name) + " is '" + path + "': " + std::strerror(errno));
+  return path;
+}
+
+std::string BackendOf(const std::string& text) {
+  if (text.empty()) Usage("--cuda_backend is '', must be off, auto or a path");
+  return text == "off" || text == "auto" ? text : PathOf("cuda_backend", text);
 }
 
 // Abseil's own --help exits with 1 and shows source paths.
@@ -197,6 +231,12 @@ DaemonOptions ParseOptions(int argc, char** argv) {
   o.uid_groups = InRange("uid_groups", absl::GetFlag(FLAGS_uid_groups), 1u, 65536u);
   o.uid_connections = InRange("uid_connections", absl::GetFlag(FLAGS_uid_connections), 1u, 65536u);
   o.uid_memory_limit_bytes = BytesOfMib("uid_memory_mib", absl::GetFlag(FLAGS_uid_memory_mib));
+  o.uid_gpu_memory_limit_bytes =
+      BytesOfMib("uid_gpu_memory_mib", absl::GetFlag(FLAGS_uid_gpu_memory_mib));
+  o.cuda.backend = BackendOf(absl::GetFlag(FLAGS_cuda_backend));
+  o.cuda.driver = PathOf("cuda_driver", absl::GetFlag(FLAGS_cuda_driver));
+  o.cuda.nvml = PathOf("nvml", absl::GetFlag(FLAGS_nvml));
+  o.share_devices = absl::GetFlag(FLAGS_share_devices);
   if (std::string wrong =
           ParseListenAddress(absl::GetFlag(FLAGS_metrics_listen), &o.metrics_listen);
       !wrong.empty())

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "daemon/log.h"
+#include "daemon/memory/device_memory.h"
 #include "daemon/metrics/listen_address.h"
 #include "daemon/planner/plan_options.h"
 
@@ -23,7 +24,10 @@ struct DaemonOptions {
   uint32_t uid_groups;
   uint32_t uid_connections;
   uint64_t uid_memory_limit_bytes;  // 0: none of its own
+  uint64_t uid_gpu_memory_limit_bytes = 0;  // that the daemon makes; 0: none
   LogLevel log_level;
+  CudaOptions cuda;
+  bool share_devices = false;  // several ranks of a group may be on one GPU
   ListenAddress metrics_listen;
   uint32_t metrics_detail_series = 0;  // 0: no numbers per layer
 };

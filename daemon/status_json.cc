@@ -65,6 +65,11 @@ Json DaemonJson(const StatusDaemon& d) {
           {"lease_seconds", double(d.lease_ns) / 1e9},
           {"memory_bytes", d.memory_bytes},
           {"memory_limit_bytes", d.memory_limit_bytes},
+          {"cuda",
+           {{"state", CudaName(d.cuda)},
+            {"devices", d.cuda_devices},
+            {"driver", CudaVersion(d.cuda_driver)},
+            {"found", GetText(d.cuda_found)}}},
           {"metrics_port", d.metrics_port},
           {"traces", d.traces},
           {"trace_dropped", d.trace_dropped},
@@ -73,6 +78,20 @@ Json DaemonJson(const StatusDaemon& d) {
 }
 
 }  // namespace
+
+const char* MemoryName(MemoryKind memory) {
+  static constexpr const char* kNames[] = {"host", "cuda, ranks own", "cuda, daemon owns"};
+  return NameOf(kNames, uint64_t(memory));
+}
+
+const char* CudaName(CudaUse use) {
+  static constexpr const char* kNames[] = {"off", "opening", "missing", "open"};
+  return NameOf(kNames, uint64_t(use));
+}
+
+std::string CudaVersion(uint32_t driver) {
+  return driver ? absl::StrFormat("%d.%d", driver / 1000, driver % 1000 / 10) : "none";
+}
 
 const char* GateName(uint32_t state) {
   static constexpr const char* kNames[] = {"closed", "open", "ended", "failed", "dead"};
@@ -141,6 +160,9 @@ Json GroupJson(const StatusGroup& g) {
            {{"left", c.members_left}, {"gone", c.members_gone}, {"fenced", c.members_fenced}}},
           {"heartbeat_age_seconds", double(g.heartbeat_age_ns) / 1e9},
           {"memory_bytes", g.memory_bytes},
+          {"slots_in", MemoryName(g.config.memory)},
+          {"device", GetText(g.device)},
+          {"device_bytes_per_rank", g.device_bytes},
           {"fallback_tokens_min", g.fallback_tokens_min},
           {"next_step", g.next_sequence},
           {"steps_planned", c.steps_planned},

@@ -16,6 +16,9 @@ using Json = nlohmann::ordered_json;
 const char* GateName(uint32_t state);
 const char* MemberName(uint8_t state);
 const char* RefusalName(uint32_t kind);
+const char* MemoryName(MemoryKind memory);  // where slots are: "host", "cuda, ranks own", ...
+const char* CudaName(CudaUse use);
+std::string CudaVersion(uint32_t driver);  // 13000: "13.0", 0: "none"
 
 // Tokens of the fullest ranks / mean over the ranks; peak_sum: one of the counters' sums of peaks.
 // 1 before the first planned step.

@@ -38,6 +38,8 @@ Lines HeadLines(const std::string& socket, const StatusDaemon& d) {
   std::string second = absl::StrFormat("connections %d of %d  memory %s", d.connections,
                                        d.max_connections, ShortBytes(d.memory_bytes));
   if (d.memory_limit_bytes) second += " of " + ShortBytes(d.memory_limit_bytes);
+  if (d.cuda == CudaUse::kOpen)
+    second += absl::StrFormat("  GPUs %d, driver %s", d.cuda_devices, CudaVersion(d.cuda_driver));
   if (Refusals(d)) {
     Lines kinds;
     for (uint32_t kind = 0; kind < kRefusalKinds; ++kind)
@@ -113,6 +115,9 @@ Lines GroupDetails(const StatusGroup& g, uint64_t cost_token_ps) {
   const auto add = [&](const char* name, const std::string& text) {
     lines.push_back(absl::StrFormat("  %-10s %s", name, text));
   };
+  if (g.config.on_device())
+    add("slots", absl::StrFormat("%s: %s of each rank's %s", MemoryName(g.config.memory),
+                                 ShortBytes(g.device_bytes), Printable(GetText(g.device))));
   if (c.steps_planned) {
     add("gain", Gain(g, cost_token_ps));
     add("price", Price(g));

@@ -30,7 +30,7 @@ std::string Failure(uint32_t file, uint64_t bytes, const char* call) {
 
 std::string GroupMemory::Allocate(const GroupLayout& layout,
                                   const std::vector<int32_t>& numa_nodes) {
-  for (uint32_t f = 0; f < kSegmentFiles; ++f) {
+  for (uint32_t f = 0; f < layout.files(); ++f) {
     const uint64_t bytes = layout.file_bytes(SegmentFile(f));
     Descriptor file = MakeMemoryFile(kNames[f], bytes);
     if (!file) return Failure(f, bytes, "memfd_create or ftruncate");
@@ -61,7 +61,7 @@ std::string GroupMemory::Create(const GroupLayout& layout, uint64_t generation,
       wrong = MapSegment(files_, kind, rank, /*writable=*/kind != SegmentKind::kRankBoard,
                          &mappings_, &boards_);
   });
-  for (uint32_t f = 0; f < kSegmentFiles && wrong.empty(); ++f) {
+  for (uint32_t f = 0; f < layout.files() && wrong.empty(); ++f) {
     int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
     // The mapping above stays writable, any later one is refused: ranks cannot forge a plan.
     if (SegmentFile(f) == SegmentFile::kPlan) seals |= F_SEAL_FUTURE_WRITE;

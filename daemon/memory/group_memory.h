@@ -1,4 +1,5 @@
-// Who owns buffers: the daemon makes every segment of a group, ranks only map them.
+// Who owns buffers: the daemon makes every segment of a group that is in host memory, ranks only
+// map them. Slots on GPUs are not among them.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,7 @@ class GroupMemory {
 
   // Where the daemon sees the boards. Rank boards are mapped read-only, slots not at all.
   const Boards& boards() const { return boards_; }
-  // [kSegmentFiles]
+  // [layout.files()]
   const std::vector<Descriptor>& files() const { return files_; }
   // What is mapped here stays mapped.
   void CloseFiles() { files_.clear(); }

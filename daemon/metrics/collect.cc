@@ -4,6 +4,7 @@
 
 #include "daemon/metrics/layer_detail.h"
 #include "daemon/metrics/process_metrics.h"
+#include "daemon/status_json.h"
 #include "protocol/version.h"
 
 namespace ultraep::metrics {
@@ -24,8 +25,11 @@ void CollectDaemon(const StatusDaemon& daemon, Families* families) {
   families->Add(kDroppedTotal, {"events"}, double(daemon.events_dropped));
   families->Add(kTraces, daemon.traces);
   families->Add(kTokenCostSeconds, double(daemon.cost_token_ps) / 1e12);
-  families->Add(kGpuAvailable, 0);  // slots live in host memory: there is no other backend yet
-  families->Add(kBuildInfo, {GetText(daemon.build), std::to_string(kLayoutVersion)}, 1);
+  families->Add(kGpuAvailable, daemon.cuda == CudaUse::kOpen);
+  families->Add(kBuildInfo,
+                {GetText(daemon.build), std::to_string(kLayoutVersion),
+                 CudaVersion(daemon.cuda_driver)},
+                1);
 }
 
 // Over the daemon's life, so that they never go down.

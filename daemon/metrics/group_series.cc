@@ -147,6 +147,10 @@ const std::vector<Gauge>& Gauges() {
        [](Group g) { return g.gate_state == uint32_t(GateState::kOpen) ? 1.0 : 0.0; }},
       {&kHeartbeatAge, {}, kLargest, [](Group g) { return Seconds(g.heartbeat_age_ns); }},
       {&kGroupMemoryBytes, {}, kSum, [](Group g) { return double(g.memory_bytes); }},
+      {&kGroupGpuMemoryBytes,
+       {},
+       kSum,
+       [](Group g) { return double(g.device_bytes) * g.config.ranks; }},
       {&kLastPlanTimestamp, {}, kSmallest, [](Group g) {
          return OfLastPlan(g, Seconds(g.counters.last_planned_ns));
        }}};

@@ -92,6 +92,10 @@ inline constexpr Metric kGenerationsTotal = {
     "Lives of the group's shared memory begun; each loss or restart of a member costs one."};
 inline constexpr Metric kGroupMemoryBytes = {"ultraep_group_memory_bytes", Type::kGauge, "group",
                                              "Shared memory that the group occupies."};
+inline constexpr Metric kGroupGpuMemoryBytes = {
+    "ultraep_group_gpu_memory_bytes", Type::kGauge, "group",
+    "Memory of GPUs that one generation of the group's slots takes, all ranks; 0: slots are in "
+    "shared memory."};
 inline constexpr Metric kLastPlanTimestamp = {
     "ultraep_last_plan_timestamp_seconds", Type::kGauge, "group",
     "Unix time of the last planned step. How long ago: time() - this."};
@@ -147,9 +151,13 @@ inline constexpr Metric kTokenCostSeconds = {
     "What a token costs on a rank as set by --cost_token_ns; 0: not known."};
 inline constexpr Metric kGpuAvailable = {
     "ultraep_gpu_available", Type::kGauge, "",
-    "1 when slots can live on GPUs of this node, 0: host memory."};
-inline constexpr Metric kBuildInfo = {"ultraep_build_info", Type::kGauge, "version,layout",
-                                      "1; what is running."};
+    "1 when the daemon's CUDA backend can use a GPU of this node, for slots that the daemon owns; "
+    "0 "
+    "with --cuda_backend off (the default), and without driver or device. Ranks that own their "
+    "slots do not need it."};
+inline constexpr Metric kBuildInfo = {
+    "ultraep_build_info", Type::kGauge, "version,layout,cuda",
+    "1; what is running. cuda: version of the CUDA driver that the daemon uses, or none."};
 inline constexpr Metric kScrapesTotal = {"ultraep_scrapes_total", Type::kCounter, "",
                                          "Scrapes answered."};
 inline constexpr Metric kProcessCpu = {"process_cpu_seconds_total", Type::kCounter, "",
@@ -199,6 +207,7 @@ inline constexpr const Metric* kAll[] = {&kImbalanceRatio,
                                          &kMemberLossesTotal,
                                          &kGenerationsTotal,
                                          &kGroupMemoryBytes,
+                                         &kGroupGpuMemoryBytes,
                                          &kLastPlanTimestamp,
                                          &kCollectSeconds,
                                          &kSolveSeconds,

@@ -227,7 +227,8 @@ function drawGroup(entry, group, json) {
       `${group.ranks} ranks, ${group.experts} experts, ${group.layers} layers, ${group.slots} ` +
           `slot${group.slots === 1 ? '' : 's'} per rank, ${
               group.training ? 'training' :
-                               'serving'}, uid ${group.uid}, ${bytes(group.memory_bytes)}`);
+                               'serving'}, uid ${group.uid}, ${bytes(group.memory_bytes)}` +
+          (group.device ? `, slots ${group.slots_in}: ${bytes(group.device_bytes_per_rank)} of each ${group.device}` : ''));
   set(f.window, 'Imbalance, fullest rank / mean, ' + (idle
     ? (recent ? `since its start; no step in the last ${recent.seconds.toFixed(0)} s` : 'since its start')
     : `last ${recent.seconds.toFixed(0)} s`));
@@ -345,12 +346,12 @@ function drawDaemon(json) {
   const rows = {
     'shared memory':
         bytes(d.memory_bytes) + (d.memory_limit_bytes ? ' of ' + bytes(d.memory_limit_bytes) : ''),
+    'GPUs': d.cuda.found,
     'connections': `${count(d.connections)} of ${count(d.max_connections)}`,
     'refused': refused.join(', ') || 'none',
     'lease': d.lease_seconds + ' s',
     'planner spins': d.spin_us ? d.spin_us + ' \u00b5s' : 'no',
-    'recordings':
-        count(d.traces) + (d.trace_dropped ? `, ${count(d.trace_dropped)} steps missed` : ''),
+    'recordings': count(d.traces) + (d.trace_dropped ? `, ${count(d.trace_dropped)} steps missed` : ''),
     'events missed by readers': count(d.events_dropped),
     'cost of a token': d.cost_token_ns ? d.cost_token_ns + ' ns' : 'not set (--cost_token_ns)',
   };

@@ -1,9 +1,11 @@
 // The part of the attach server that knows groups: joins, generations, and who is gone.
 #include <cerrno>
 #include <cstring>
+#include <map>
 #include <optional>
 #include <utility>
 
+#include "daemon/descriptor_budget.h"
 #include "daemon/session/connection.h"
 
 namespace ultraep {
@@ -45,6 +47,22 @@ bool AttachServer::HandleJoin(Connection* connection, const Join& join) {
   return true;
 }
 
+bool AttachServer::HandleRefusal(Connection* connection, const Refused& refused) {
+  const std::shared_ptr<Group> group = connection->group;
+  if (!group || !group->Owns(connection->id, connection->rank))
+    return Refuse(connection, "a refusal from who is no member", RefusalKind::kMessage);
+  std::string text =
+      "rank " + std::to_string(connection->rank) + " cannot take part: " + GetText(refused.text);
+  for (char& c : text)
+    if (c < 0x20 || c > 0x7e) c = '?';
+  for (auto& [id, other] : connections_)
+    if (other->group == group && id != connection->id && group->Owns(id, other->rank)) {
+      Refuse(other.get(), text, RefusalKind::kSystem, /*retry=*/true);
+      doomed_.push_back(id);
+    }
+  return Refuse(connection, text, RefusalKind::kSystem);
+}
+
 // When the last rank has joined. A generation that cannot be had is refused to all of them.
 void AttachServer::BeginGeneration(const std::shared_ptr<Group>& group) {
   Refusal refusal;
@@ -60,20 +78,34 @@ void AttachServer::BeginGeneration(const std::shared_ptr<Group>& group) {
   SendDue();
 }
 
+// A user's connections share what may be on its way (descriptor_budget.h): whoever cannot be sent
+// yet is tried again soon, and no user's silent ranks hold up another's.
 void AttachServer::SendDue() {
   any_due_ = false;
+  std::map<uid_t, int64_t> room;
+  for (auto& [id, connection] : connections_) {
+    if (!Unread(connection->socket.get())) connection->descriptors_unread = 0;
+    room[connection->uid] +=
+        int64_t{kDescriptorsPerConnection} - int64_t{connection->descriptors_unread};
+  }
   for (auto& [id, connection] : connections_) {
     if (!connection->due) continue;
-    if (Unread(connection->socket.get()))
+    const uint32_t count = connection->due->descriptors();
+    if (Unread(connection->socket.get()) || room[connection->uid] < int64_t{count}) {
       any_due_ = true;
-    else if (!SendGeneration(connection.get()))
+    } else if (SendGeneration(connection.get())) {
+      connection->descriptors_unread = count;
+      room[connection->uid] -= int64_t{count};
+    } else {
       doomed_.push_back(id);
+    }
   }
 }
 
 bool AttachServer::SendGeneration(Connection* connection) {
   const auto generation = std::exchange(connection->due, nullptr);
-  if (generation->SendTo(connection->socket.get(), options_.lease_ns)) return true;
+  if (generation->SendTo(connection->socket.get(), connection->rank, options_.lease_ns))
+    return true;
   const int why = errno;
   return Refuse(connection,
                 "group " + connection->group->key().name +

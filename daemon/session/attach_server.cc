@@ -30,17 +30,18 @@ constexpr int kDuePeriodMs = 5;
 
 }  // namespace
 
-AttachServer::AttachServer(const DaemonOptions& options, Descriptor listener, PlanLoop* planner,
-                           NodeView* view)
+AttachServer::AttachServer(const DaemonOptions& options, Descriptor listener,
+                           const NodeDevices& devices, PlanLoop* planner, NodeView* view)
     : options_(options),
       listener_(std::move(listener)),
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
       stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       ping_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       spare_(open("/dev/null", O_RDONLY | O_CLOEXEC)),
+      devices_(devices),
       planner_(planner),
       view_(view),
-      groups_(options, planner, view),
+      groups_(options, devices, planner, view),
       operators_(options, groups_, view),
       started_ns_(NowNs()) {
   Watch(listener_.get(), kListener);
@@ -206,6 +207,7 @@ bool AttachServer::Handle(Connection* connection, const Packet& packet) {
     return Refuse(connection, "the first message must be Hello", RefusalKind::kMessage);
   Ready ready;
   Leave leave;
+  Refused refused;
   StatusRequest status;
   EventsRequest events;
   TraceRequest trace;
@@ -218,6 +220,7 @@ bool AttachServer::Handle(Connection* connection, const Packet& packet) {
     return operators_.Events(socket, connection->uid, events, &connection->asked);
   if (As(packet.bytes, packet.size, &trace)) return HandleTrace(connection, trace);
   if (As(packet.bytes, packet.size, &join)) return HandleJoin(connection, join);
+  if (As(packet.bytes, packet.size, &refused)) return HandleRefusal(connection, refused);
   if (!As(packet.bytes, packet.size, &leave))
     return Refuse(connection, "unknown message of " + std::to_string(packet.size) + " bytes",
                   RefusalKind::kMessage);
@@ -234,6 +237,11 @@ StatusDaemon AttachServer::Daemon() const {
   daemon.spin_us = planner_->spin_ns() / 1000;
   std::copy(std::begin(refused_), std::end(refused_), daemon.refused);
   operators_.Fill(&daemon);
+  const CudaState cuda = devices_.state();
+  daemon.cuda = cuda.use;
+  daemon.cuda_devices = cuda.devices;
+  daemon.cuda_driver = cuda.driver_version;
+  SetText(daemon.cuda_found, cuda.found);
   return daemon;
 }
 

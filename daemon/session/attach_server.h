@@ -19,8 +19,8 @@ namespace ultraep {
 
 class AttachServer {
  public:
-  AttachServer(const DaemonOptions& options, Descriptor listener, PlanLoop* planner,
-               NodeView* view);
+  AttachServer(const DaemonOptions& options, Descriptor listener, const NodeDevices& devices,
+               PlanLoop* planner, NodeView* view);
   ~AttachServer();
 
   // The body of the thread; returns after Stop, with every generation ended.
@@ -44,6 +44,8 @@ class AttachServer {
   bool Handle(Connection* connection, const Packet& packet);
   bool HandleReady(Connection* connection, const Ready& ready);
   bool HandleJoin(Connection* connection, const Join& join);
+  // The member says why it cannot take part: all of its group are told.
+  bool HandleRefusal(Connection* connection, const Refused& refused);
   bool HandleTrace(Connection* connection, const TraceRequest& request);
   // Always false. retry: the reason may go away by itself.
   bool Refuse(Connection* connection, const std::string& text, RefusalKind kind,
@@ -67,6 +69,7 @@ class AttachServer {
   const DaemonOptions options_;
   Descriptor listener_, epoll_, stop_, ping_, spare_;
   std::atomic<uint64_t> rounds_{0};
+  const NodeDevices& devices_;
   PlanLoop* const planner_;
   NodeView* const view_;
   Groups groups_;

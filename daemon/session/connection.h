@@ -30,6 +30,7 @@ struct AttachServer::Connection {
   // unread, also while it is closed: what counts against its user is its connection. (An answer
   // would prove nothing: a peer can look at a message and leave it where it is.)
   std::shared_ptr<GroupGeneration> due;
+  uint32_t descriptors_unread = 0;  // that were sent and perhaps not read yet
   bool draining = false;
   std::shared_ptr<Group> group;
   uint32_t rank = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "daemon/session/device_checks.h"
 #include "protocol/transport/waiting.h"
 
 namespace ultraep {
@@ -14,8 +15,8 @@ constexpr size_t kEarlierKept = 4;
 
 }  // namespace
 
-Group::Group(const GroupKey& key, const GroupConfig& config)
-    : key_(key), layout_(config), members_(config.ranks) {}
+Group::Group(const GroupKey& key, const GroupConfig& config, bool share_devices)
+    : key_(key), layout_(config), share_devices_(share_devices), members_(config.ranks) {}
 
 Refusal Group::CheckJoin(uint64_t owner, const ultraep::Join& request) const {
   if (std::string differs = FirstDifference(layout_.config, request.config); !differs.empty())
@@ -28,6 +29,23 @@ Refusal Group::CheckJoin(uint64_t owner, const ultraep::Join& request) const {
       member.state == MemberState::kJoined || member.state == MemberState::kReady;
   if (inside && !Over())
     return {rank + " has joined already; it joins again when the generation is over"};
+  return CheckPlace(request);
+}
+
+// Against the living members alone: whoever takes the place of one that is gone may be elsewhere.
+Refusal Group::CheckPlace(const ultraep::Join& request) const {
+  if (!layout_.config.on_device()) return {};
+  for (uint32_t r = 0; r < members_.size(); ++r) {
+    if (r == request.rank || !members_[r].owner) continue;
+    const JoinDevice& other = members_[r].place.device;
+    if (std::string mixed = CheckSameArchitecture(request.rank, request.device, r, other);
+        !mixed.empty())
+      return {mixed, false, RefusalKind::kDisagree};
+    if (share_devices_) continue;
+    // Ranks that were all started again may have changed GPUs, and the old ones be ending yet.
+    if (std::string both = CheckOwnDevice(request.rank, request.device, r, other); !both.empty())
+      return {both, true, RefusalKind::kState};
+  }
   return {};
 }
 
@@ -43,7 +61,7 @@ void Group::Join(uint64_t owner, const ultraep::Join& request) {
       earlier_.pop_front();
     }
   }
-  members_[request.rank] = {owner, MemberState::kJoined, {}, request.numa_node};
+  members_[request.rank] = {owner, MemberState::kJoined, {}, {request.numa_node, request.device}};
   if (request.fallback_tokens &&
       (!fallback_tokens_min_ || request.fallback_tokens < fallback_tokens_min_))
     fallback_tokens_min_ = request.fallback_tokens;
@@ -53,17 +71,24 @@ bool Group::complete() const {
   return !generation_ && Count(MemberState::kJoined) == layout_.config.ranks;
 }
 
-std::string Group::Begin(const PlanOptions& options) {
+Refusal Group::Begin(const PlanOptions& options, const NodeDevices& devices) {
   std::string wrong;
-  std::vector<int32_t> nodes;
-  for (const Member& m : members_) nodes.push_back(m.numa_node);
-  generation_ = GroupGeneration::Create(layout_.config, options, nodes, statistics_, &wrong);
-  if (!generation_) return wrong;
+  std::vector<RankPlace> places;
+  std::vector<JoinDevice> of_ranks;
+  for (const Member& m : members_) {
+    places.push_back(m.place);
+    of_ranks.push_back(m.place.device);
+  }
+  if (std::string apart = CheckDomains(layout_.config, of_ranks); !apart.empty())
+    return {apart, false, RefusalKind::kDisagree};
+  generation_ =
+      GroupGeneration::Create(layout_.config, options, places, devices, statistics_, &wrong);
+  if (!generation_) return {wrong, true, RefusalKind::kSystem};
   ++generations_;
   said_ = GateState::kOpen;
   generations_in_memory_ = std::min(generations_in_memory_ + 1, 2u);
   for (uint32_t r = 0; r < members_.size(); ++r) SetMember(r, MemberState::kJoined);
-  return "";
+  return {};
 }
 
 bool Group::Ready(uint64_t owner, uint32_t rank, uint64_t generation) {
@@ -133,6 +158,10 @@ GroupSource Group::Source() const {
   status.uid = key_.uid;
   status.generations = generations_;
   status.memory_bytes = memory_bytes();
+  status.device_bytes = device_bytes();
+  for (const Member& m : members_)
+    if (m.owner && !status.device[0] && device_bytes())
+      SetText(status.device, GetText(m.place.device.name));
   status.fallback_tokens_min = fallback_tokens_min_;
   for (uint32_t r = 0; r < members_.size(); ++r) status.members[r] = uint8_t(members_[r].state);
   source.ranks_before = ranks_before_;

@@ -41,7 +41,8 @@ struct Refusal {
 // The session thread's. A member is known by the id of its connection ("owner", never 0).
 class Group {
  public:
-  Group(const GroupKey& key, const GroupConfig& config);
+  // share_devices: members may be on one GPU.
+  Group(const GroupKey& key, const GroupConfig& config, bool share_devices = false);
 
   const GroupKey& key() const { return key_; }
   const GroupConfig& config() const { return layout_.config; }
@@ -53,8 +54,8 @@ class Group {
   void Join(uint64_t owner, const ultraep::Join& request);
   // Every rank waits: time to Begin.
   bool complete() const;
-  // Makes the next generation, of new memory; rule 7 allows nothing else. Empty on success.
-  std::string Begin(const PlanOptions& options);
+  // Makes the next generation, of new memory; rule 7 allows nothing else. No text on success.
+  Refusal Begin(const PlanOptions& options, const NodeDevices& devices);
   // False: it was never asked to. Opens the gate with the last one.
   bool Ready(uint64_t owner, uint32_t rank, uint64_t generation);
   // The member left or died: ends the generation.
@@ -69,6 +70,13 @@ class Group {
   // the next one.
   uint64_t memory_bytes() const { return layout_.total_bytes() * generations_in_memory_; }
   uint64_t next_generation_bytes() const { return layout_.total_bytes(); }
+  // Of each rank's GPU; limits of shared memory do not count it.
+  uint64_t device_bytes() const { return layout_.device_bytes(); }
+  // As the two above, of all its GPUs: what the daemon makes there (MemoryKind::kCudaDaemon).
+  uint64_t gpu_memory_bytes() const { return next_gpu_bytes() * generations_in_memory_; }
+  uint64_t next_gpu_bytes() const {
+    return config().memory == MemoryKind::kCudaDaemon ? device_bytes() * config().ranks : 0;
+  }
   // Where its numbers are, for other threads.
   GroupSource Source() const;
   StepStatistics& statistics() const { return *statistics_; }
@@ -81,9 +89,10 @@ class Group {
     uint64_t owner = 0;
     MemberState state = MemberState::kAbsent;
     Lease lease;
-    int32_t numa_node = -1;
+    RankPlace place;
   };
 
+  Refusal CheckPlace(const ultraep::Join& request) const;
   bool Over() const { return generation_ && generation_->gate().over(); }
   void SetMember(uint32_t rank, MemberState state);
   // Its place is free, and the generation ends.
@@ -92,6 +101,7 @@ class Group {
 
   const GroupKey key_;
   const GroupLayout layout_;
+  const bool share_devices_;
   const std::shared_ptr<StepStatistics> statistics_ = std::make_shared<StepStatistics>();
   const std::shared_ptr<BelievedRanks> believed_ = std::make_shared<BelievedRanks>(NowNs());
   std::shared_ptr<GroupGeneration> generation_;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "daemon/memory/device_memory.h"
 #include "daemon/memory/group_memory.h"
 #include "daemon/session/statistics.h"
 #include "daemon/session/step_planner.h"
@@ -14,16 +15,21 @@
 
 namespace ultraep {
 
+// Where a rank is. numa_node: -1: anywhere; device: of slots on GPUs.
+struct RankPlace {
+  int32_t numa_node = -1;
+  JoinDevice device;
+};
+
 // steps() is the planner thread's, the boards are shared by nature, the rest is the session
 // thread's.
 class GroupGeneration {
  public:
-  // numa_nodes: of each rank, -1: none. Null with `wrong` set when the memory cannot be had.
-  static std::shared_ptr<GroupGeneration> Create(const GroupConfig& config,
-                                                 const PlanOptions& options,
-                                                 const std::vector<int32_t>& numa_nodes,
-                                                 std::shared_ptr<StepStatistics> statistics,
-                                                 std::string* wrong);
+  // places: of each rank. devices: who makes slots on GPUs, when they are the daemon's. Null with
+  // `wrong` set when the memory cannot be had.
+  static std::shared_ptr<GroupGeneration> Create(
+      const GroupConfig& config, const PlanOptions& options, const std::vector<RankPlace>& places,
+      const NodeDevices& devices, std::shared_ptr<StepStatistics> statistics, std::string* wrong);
 
   uint64_t id() const { return id_; }
   const GroupLayout& layout() const { return layout_; }
@@ -37,22 +43,43 @@ class GroupGeneration {
   void SetMember(uint32_t rank, MemberState state);
   // What its ranks say of their steps and transfers, summed.
   RankStatistics Ranks() const;
-  // Passes doorbell and segment files to a member: Joined. False with errno set when it cannot.
-  bool SendTo(int socket, uint64_t lease_ns) const;
+  // Passes doorbell, segment files and what leads to the slots to a member: Joined, at most once
+  // for each rank. False with errno set when it cannot.
+  bool SendTo(int socket, uint32_t rank, uint64_t lease_ns);
+  // That travel with a Joined of this group.
+  uint32_t descriptors() const {
+    return JoinedDescriptors(layout_.config.memory, layout_.config.ranks);
+  }
   // It is over and no longer planned: gives up its descriptors. Slots live on as long as members map
   // them; the boards stay here, since members still look there for who is gone.
   void Retire() {
     memory_.CloseFiles();
+    CloseSlots();
+    device_slots_ = {};
     doorbell_.reset();
   }
 
  private:
   explicit GroupGeneration(const GroupConfig& config);
 
+  std::string MakeSocketPairs();
+  std::string MakeDeviceSlots(const std::vector<RankPlace>& places, const NodeDevices& devices);
+  void CloseSlots() {
+    receiving_.clear();
+    shared_.clear();
+  }
+
   const GroupLayout layout_;
   uint64_t id_ = 0;
   GroupMemory memory_;
   Descriptor doorbell_;
+  // Of slots on GPUs, until every rank was sent them. kCuda: the ends of socket pairs at which each
+  // rank receives, and those at which all send to it: once they are closed here, a rank that is
+  // gone is noticed at them. kCudaDaemon: the slots.
+  std::vector<Descriptor> receiving_;
+  std::vector<Descriptor> shared_;
+  NodeSlots device_slots_;
+  uint32_t sent_ = 0;
   std::unique_ptr<StepPlanner> steps_;
 };
 

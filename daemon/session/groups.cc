@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "daemon/memory/system_memory.h"
+#include "daemon/session/device_checks.h"
 
 namespace ultraep {
 namespace {
@@ -27,6 +28,8 @@ std::shared_ptr<Group> Groups::Join(uint64_t owner, uid_t uid, const ultraep::Jo
     *refusal = {"rank is " + std::to_string(request.rank) + ", must be below ranks (" +
                     std::to_string(config.ranks) + ")",
                 false, RefusalKind::kConfig};
+  if (refusal->text.empty())
+    *refusal = {CheckDevice(config, request.rank, request.device), false, RefusalKind::kConfig};
   if (!refusal->text.empty()) return nullptr;
   GroupKey key;
   key.uid = uid;
@@ -38,13 +41,14 @@ std::shared_ptr<Group> Groups::Join(uint64_t owner, uid_t uid, const ultraep::Jo
     group = at->second;
     *refusal = group->CheckJoin(owner, request);
   } else {
-    group = std::make_shared<Group>(key, config);
-    *refusal = CheckNewGroup(uid, group->next_generation_bytes());
+    group = std::make_shared<Group>(key, config, options_.share_devices);
+    *refusal = CheckNewGroup(*group);
   }
   if (!refusal->text.empty()) return nullptr;
   if (at == groups_.end()) {
-    LogInfo("group %s: %d ranks, %d experts, %d slots per rank, %s of shared memory", key.name,
-            config.ranks, config.experts, config.slots, Mib(group->next_generation_bytes()));
+    LogInfo("group %s: %d ranks, %d experts, %d slots per rank, %s of shared memory%s", key.name,
+            config.ranks, config.experts, config.slots, Mib(group->next_generation_bytes()),
+            config.on_device() ? ", " + Mib(group->device_bytes()) + " of each GPU" : "");
     KeepLayers(group.get());
     groups_[key] = group;
     view_->events().Add(uid, key.name, EventKind::kCreated,
@@ -84,26 +88,30 @@ void Groups::KeepLayers(Group* group) const {
 
 // What can be known before its ranks are there. A group that could never have its memory is refused
 // for good, at its first rank.
-Refusal Groups::CheckNewGroup(uid_t uid, uint64_t bytes) const {
+Refusal Groups::CheckNewGroup(const Group& group) const {
+  const uid_t uid = group.key().uid;
   uint64_t own = 0;
-  for (const auto& [key, group] : groups_) own += key.uid == uid;
+  for (const auto& [key, other] : groups_) own += key.uid == uid;
   if (own >= options_.uid_groups)
     return {"uid " + std::to_string(uid) + " has " + std::to_string(own) +
                 " groups, --uid_groups is " + std::to_string(options_.uid_groups),
             true, RefusalKind::kLimit};
-  Refusal refusal = CheckMemory(uid, bytes);
+  Refusal refusal = CheckMemory(group);
   const uint64_t most =
       options_.memory_limit_bytes ? options_.memory_limit_bytes : Usable(ReadSystemMemory().total);
-  refusal.retry = bytes <= std::min(most, OrNone(options_.uid_memory_limit_bytes));
+  refusal.retry =
+      group.next_generation_bytes() <= std::min(most, OrNone(options_.uid_memory_limit_bytes)) &&
+      group.next_gpu_bytes() <= OrNone(options_.uid_gpu_memory_limit_bytes);
   return refusal;
 }
 
 // Without a limit set, what counts is what is left now: after a restart the ranks still map the
 // slots of the daemon before, and give them back later.
-Refusal Groups::CheckMemory(uid_t uid, uint64_t bytes) const {
-  const uint64_t all = memory_bytes();
+Refusal Groups::CheckMemory(const Group& group) const {
+  const uid_t uid = group.key().uid;
+  const uint64_t bytes = group.next_generation_bytes(), all = memory_bytes();
   uint64_t own = 0;
-  for (const auto& [key, group] : groups_) own += key.uid == uid ? group->memory_bytes() : 0;
+  for (const auto& [key, other] : groups_) own += key.uid == uid ? other->memory_bytes() : 0;
   const auto check = [&](uint64_t used, uint64_t limit, const char* whose, const char* or_else) {
     const uint64_t left = limit - std::min(limit, used);
     if (bytes <= left) return Refusal{};
@@ -115,8 +123,23 @@ Refusal Groups::CheckMemory(uid_t uid, uint64_t bytes) const {
                                                      : Usable(ReadSystemMemory().available + all);
   Refusal refusal = check(all, limit, "", "or raise --memory_limit_mib");
   if (!refusal.text.empty()) return refusal;
-  return check(own, OrNone(options_.uid_memory_limit_bytes), " to its user",
-               "or raise --uid_memory_mib");
+  refusal = check(own, OrNone(options_.uid_memory_limit_bytes), " to its user",
+                  "or raise --uid_memory_mib");
+  return refusal.text.empty() ? CheckGpuMemory(group) : refusal;
+}
+
+Refusal Groups::CheckGpuMemory(const Group& group) const {
+  uint64_t own = 0;
+  for (const auto& [key, other] : groups_)
+    own += key.uid == group.key().uid ? other->gpu_memory_bytes() : 0;
+  const uint64_t limit = OrNone(options_.uid_gpu_memory_limit_bytes);
+  const uint64_t left = limit - std::min(limit, own);
+  if (group.next_gpu_bytes() <= left) return {};
+  return {"the group needs " + Mib(group.next_gpu_bytes() + (1 << 20) - 1) +
+              " of GPU memory of the daemon's, " + Mib(left) +
+              " are left to its user; lower slots or slot_sets, join with ULTRAEP_CUDA_MEMORY, or "
+              "raise --uid_gpu_memory_mib",
+          true, RefusalKind::kLimit};
 }
 
 // How deep trees of relays are depends on how large the group's experts are.
@@ -129,9 +152,8 @@ PlanOptions Groups::OptionsFor(const GroupConfig& config) const {
 bool Groups::Begin(Group* group, Refusal* refusal) {
   *refusal = {};
   if (!group->complete()) return false;
-  *refusal = CheckMemory(group->key().uid, group->next_generation_bytes());
-  if (refusal->text.empty())
-    *refusal = {group->Begin(OptionsFor(group->config())), true, RefusalKind::kSystem};
+  *refusal = CheckMemory(*group);
+  if (refusal->text.empty()) *refusal = group->Begin(OptionsFor(group->config()), devices_);
   if (!refusal->text.empty()) return false;
   planner_->Add(group->generation());
   return true;

@@ -16,8 +16,9 @@ namespace ultraep {
 // The session thread's.
 class Groups {
  public:
-  Groups(const DaemonOptions& options, PlanLoop* planner, NodeView* view)
-      : options_(options), planner_(planner), view_(view) {}
+  Groups(const DaemonOptions& options, const NodeDevices& devices, PlanLoop* planner,
+         NodeView* view)
+      : options_(options), devices_(devices), planner_(planner), view_(view) {}
 
   // The group in which `owner` waits now; null with `refusal` set when it may not.
   std::shared_ptr<Group> Join(uint64_t owner, uid_t uid, const ultraep::Join& request,
@@ -40,12 +41,14 @@ class Groups {
   const std::map<GroupKey, std::shared_ptr<Group>>& all() const { return groups_; }
 
  private:
-  Refusal CheckNewGroup(uid_t uid, uint64_t bytes) const;
-  Refusal CheckMemory(uid_t uid, uint64_t bytes) const;
+  Refusal CheckNewGroup(const Group& group) const;
+  Refusal CheckMemory(const Group& group) const;
+  Refusal CheckGpuMemory(const Group& group) const;
   void KeepLayers(Group* group) const;
   void CloseIfEmpty(const std::shared_ptr<Group>& group);
 
   const DaemonOptions options_;
+  const NodeDevices& devices_;
   PlanLoop* const planner_;
   NodeView* const view_;
   std::map<GroupKey, std::shared_ptr<Group>> groups_;

@@ -29,16 +29,16 @@ def state():
              thresholds=steps(GREEN, 0.8, YELLOW, 0.9, RED)),
         stat("GPU", "none", [now("sum(ultraep_gpu_available{NODE})", "with"),
                              now("sum(1 - ultraep_gpu_available{NODE})", "without")],
-             """Daemons whose slots can live on GPUs, and those on host memory. A GPU node that is
-             without lacks a driver: `ultraepctl doctor`."""),
+             """Daemons whose CUDA backend can use a GPU, and those without. Ranks that own their
+             slots need none in the daemon; else `ultraepctl doctor` says what a GPU node lacks."""),
         table("What runs",
-              [("Runs", "none", 0, "max by (instance, version, layout) (ultraep_build_info{NODE})"),
+              [("Runs", "none", 0, "max by (instance, version, layout, cuda) (ultraep_build_info{NODE})"),
                ("Token cost", "s", 1, "max by (instance) (ultraep_token_cost_seconds{NODE})"),
                ("Lease", "s", 1, "max by (instance) (ultraep_lease_seconds{NODE})")],
-              """Version and shared-memory layout of each daemon, and what it was told. Good: one
+              """Version, shared-memory layout and CUDA driver of each daemon, and what it was told. Good: one
               version everywhere; ranks of another layout are refused. A token cost of 0 is not
               known.""",
-              by=("instance", "version", "layout"), height=5))
+              by=("instance", "version", "layout", "cuda"), height=5))
 
 
 def process():
@@ -56,7 +56,7 @@ def process():
               Growing apart from it: a leak, report it."""),
         lines("File descriptors", "percentunit",
               [query("process_open_fds{NODE} / process_max_fds{NODE}", WHERE)],
-              """Open descriptors / most. A rank costs up to six. Good: below 80 %. At 100 % callers
+              """Open descriptors / most. A rank costs up to seven. Good: below 80 %. At 100 % callers
               are turned away as refusals of kind system; raise LimitNOFILE. Runbook:
               deploy/runbook.md, UltraepRefusals.""", decimals=1),
         lines("Time since the start", "s",

@@ -98,11 +98,12 @@ def replicas():
               """Experts' weights sent into slots, and replicas' gradients added to the main ones,
               per second. With training weights travel twice a step: forward, and restored for the
               backward. What they cost: the performance dashboard.""", decimals=1),
-        third("Shared memory of the group", "bytes",
-              [query("ultraep_group_memory_bytes{GROUP}", WHERE)],
-              """Boards and slots of the present generation; while a group changes generations it
-              holds two. Near the daemon's limit new groups are refused. Runbook: deploy/runbook.md,
-              UltraepMemoryNearLimit."""))
+        third("Memory of the group", "bytes",
+              [query("ultraep_group_memory_bytes{GROUP}", f"{WHERE} shared"),
+               query("ultraep_group_gpu_memory_bytes{GROUP}", f"{WHERE} GPUs")],
+              """Boards and slots of the present generation, slots on GPUs apart; while a group
+              changes generations it holds two. Near the daemon's limit of shared memory new groups
+              are refused. Runbook: deploy/runbook.md, UltraepMemoryNearLimit."""))
 
 
 def verdicts():

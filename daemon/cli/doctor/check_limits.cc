@@ -38,7 +38,7 @@ std::vector<Finding> CheckOpenFiles(const Examined& x) {
     return {{Level::kWarn,
              absl::StrFormat("%d of %d connections are taken; %s", d.connections, d.max_connections,
                              found),
-             "raise --max_connections, and LimitNOFILE to seven times as much"}};
+             "raise --max_connections, and LimitNOFILE to eight times as much"}};
   if (fits < kConnectionsDefault)
     return {{Level::kWarn, absl::StrFormat("%s: room for %d connections", found, fits),
              "LimitNOFILE=65536 in the unit, or `ulimit -Hn 65536` before ultraepd"}};

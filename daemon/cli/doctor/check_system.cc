@@ -1,20 +1,12 @@
-// Kernel, clocks, and what there is of GPUs.
-#include <unistd.h>
-
+// Kernel and clocks.
 #include <cstdio>
 
-#include "absl/strings/match.h"
-#include "absl/strings/str_format.h"
 #include "daemon/cli/doctor/checks.h"
 
 namespace ultraep {
 namespace {
 
 constexpr int64_t kPlausible = 1735689600;  // 2025-01-01: before any release
-
-bool AllDigits(const std::string& text) {
-  return !text.empty() && text.find_first_not_of("0123456789") == text.npos;
-}
 
 }  // namespace
 
@@ -58,42 +50,6 @@ std::vector<Finding> CheckTime(const Examined& x) {
     return {{Level::kWarn, "not synchronised: times cannot be compared between machines",
              "timedatectl set-ntp true, or chronyd (in a container: on the host)"}};
   return {{Level::kOk, "synchronised", ""}};
-}
-
-std::vector<Finding> CheckGpu(const Examined& x) {
-  std::vector<std::string> devices;
-  for (const std::string& name : x.machine.List("/dev"))
-    if (absl::StartsWith(name, "nvidia") && AllDigits(name.substr(6)))
-      devices.push_back("/dev/" + name);
-  const bool driver = x.machine.Exists("/proc/driver/nvidia/version");
-  if (devices.empty() && !driver)
-    return {{Level::kNote, "no NVIDIA device: slots are in host memory only", ""}};
-  if (devices.empty())
-    return {{Level::kWarn, "the NVIDIA driver is loaded, but there is no /dev/nvidia0",
-             "in a container: give it the GPUs when it is started; else run nvidia-modprobe"}};
-  std::vector<Finding> findings;
-  for (const std::string& device : devices)
-    if (euidaccess((x.machine.root + device).c_str(), R_OK | W_OK))
-      findings.push_back({Level::kWarn, device + " may not be used by this user",
-                          "add the user to the group of " + device});
-  for (const char* library : {"libcuda.so.1", "libnvidia-ml.so.1"})
-    if (const std::string why = x.machine.load(library); !why.empty())
-      findings.push_back({Level::kWarn, why,
-                          "install the driver's libraries; in a container: "
-                          "NVIDIA_DRIVER_CAPABILITIES=compute,utility"});
-  if (findings.empty())
-    findings.push_back({Level::kOk,
-                        absl::StrFormat("%d NVIDIA devices; slots are in host memory only in this "
-                                        "release",
-                                        devices.size()),
-                        ""});
-  return findings;
-}
-
-std::vector<Finding> CheckNccl(const Examined& x) {
-  const std::string why = x.machine.load("libnccl.so.2");
-  if (why.empty()) return {{Level::kOk, "libnccl.so.2", ""}};
-  return {{Level::kNote, "none in the loader's path; ultraep needs none on host memory", ""}};
 }
 
 }  // namespace ultraep

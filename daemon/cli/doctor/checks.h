@@ -56,6 +56,7 @@ std::vector<Finding> CheckSwap(const Examined& x);
 std::vector<Finding> CheckKernel(const Examined& x);
 std::vector<Finding> CheckClockSource(const Examined& x);
 std::vector<Finding> CheckTime(const Examined& x);
+// check_gpu.cc
 std::vector<Finding> CheckGpu(const Examined& x);
 std::vector<Finding> CheckNccl(const Examined& x);
 

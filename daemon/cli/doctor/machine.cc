@@ -5,14 +5,22 @@
 #include <time.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <iterator>
+#include <optional>
 #include <system_error>
+#include <thread>
+#include <type_traits>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "protocol/transport/load_backend.h"
 
 namespace ultraep {
 namespace {
@@ -37,6 +45,45 @@ CgroupPlace PlaceOf(const Machine& machine, const Subject& subject, const std::s
     }
   }
   return place;
+}
+
+constexpr std::chrono::seconds kAnswer{5};
+std::atomic<bool> something_hangs{false};
+
+// What `ask` returns; a driver that hangs must not hold up everything else.
+template <class Ask>
+std::optional<std::invoke_result_t<Ask>> InTime(Ask ask) {
+  std::promise<std::invoke_result_t<Ask>> promise;
+  auto answer = promise.get_future();
+  std::thread([ask, promise = std::move(promise)]() mutable { promise.set_value(ask()); }).detach();
+  if (answer.wait_for(kAnswer) == std::future_status::ready) return answer.get();
+  something_hangs = true;
+  return std::nullopt;
+}
+
+// Without a context: what doctor does is no burden to a GPU.
+CudaFound AskBackend() {
+  CudaFound found;
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  const LoadedBackend loaded =
+      LoadBackendOfEnvironment(error ? "" : (self.parent_path().parent_path() / "lib").string());
+  found.why = loaded.why;
+  if (!loaded.backend) return found;
+  Dl_info library{};
+  if (dladdr(*reinterpret_cast<void**>(loaded.backend), &library) && library.dli_fname)
+    found.path = library.dli_fname;
+  found.architectures = loaded.backend->architectures();
+  BackendText wrong;
+  for (uint32_t d = 0; d < loaded.backend->device_count(); ++d) {
+    DeviceInfo info;
+    if (loaded.backend->Describe(d, &info, &wrong))
+      found.devices.push_back(info);
+    else
+      found.wrong.push_back(wrong.text);
+  }
+  found.nccl_version = loaded.backend->NcclVersion(&wrong);
+  return found;
 }
 
 }  // namespace
@@ -78,12 +125,22 @@ Machine ThisMachine() {
   machine.clock_synchronized = state >= 0 && state != TIME_ERROR && !(clock.status & STA_UNSYNC);
   machine.unix_seconds = time(nullptr);
   machine.load = [](const std::string& library) -> std::string {
-    if (dlopen(library.c_str(), RTLD_LAZY | RTLD_LOCAL)) return "";
-    const char* const why = dlerror();
-    return why ? why : "unknown";
+    const auto load = [library]() -> std::string {
+      if (dlopen(library.c_str(), RTLD_LAZY | RTLD_LOCAL)) return "";
+      const char* const why = dlerror();
+      return why ? why : "unknown";
+    };
+    return InTime(load).value_or(library + " has not come back from being loaded for 5 s");
+  };
+  machine.cuda = [] {
+    CudaFound silent;
+    silent.why = "the CUDA driver has not answered for 5 s";
+    return InTime(AskBackend).value_or(silent);
   };
   return machine;
 }
+
+bool SomethingHangs() { return something_hangs; }
 
 uint32_t DaemonAnswer::ranks() const {
   uint32_t sum = 0;

@@ -6,17 +6,30 @@
 #include <string>
 #include <vector>
 
+#include "protocol/device_backend.h"
 #include "protocol/operator_messages.h"
 
 namespace ultraep {
+
+// What the CUDA backend tells in this process.
+struct CudaFound {
+  std::string why;            // it cannot be used; empty: it can
+  std::string path;           // of the backend
+  std::string architectures;  // that it has kernels for
+  std::vector<DeviceInfo> devices;
+  std::vector<std::string> wrong;  // devices that cannot be described
+  uint32_t nccl_version = 0;       // 22809: 2.28.9; 0: none
+};
 
 // Files that describe the machine. Tests give a tree of their own.
 struct Machine {
   std::string root;  // before /proc, /sys and /dev; empty: the real ones
   bool clock_synchronized = true;
   int64_t unix_seconds = 0;
-  // Loads a shared library: empty, or why it cannot be loaded.
+  // Loads a shared library: empty, or why it cannot be loaded. Both wait 5 s at most.
   std::function<std::string(const std::string&)> load;
+  // Loads the CUDA backend as libultraep would.
+  std::function<CudaFound()> cuda;
 
   // What a file holds without the last line's end; empty when it cannot be read.
   std::string Read(const std::string& path) const;
@@ -27,6 +40,9 @@ struct Machine {
 };
 
 Machine ThisMachine();
+// A library or a driver has not answered in time. It may hold the loader's lock, which the usual
+// end of a program would wait for.
+bool SomethingHangs();
 
 // The daemon as it answered, or did not.
 struct DaemonAnswer {
