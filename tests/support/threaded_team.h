@@ -7,6 +7,7 @@
 #include <barrier>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "protocol/transport/waiting.h"
 
@@ -18,10 +19,13 @@ class ThreadedTeam {
   static constexpr uint64_t kBlock = 4;  // as a thread of a GPU would
 
   struct Shared {
-    explicit Shared(uint32_t members) : size(members), barrier(members) {}
+    explicit Shared(uint32_t members, uint32_t scratch_words = 0)
+        : size(members), barrier(members), values(members), scratch(scratch_words) {}
     const uint32_t size;
     std::barrier<> barrier;
     uint64_t elected = 0;
+    std::vector<uint64_t> values;
+    std::vector<uint32_t> scratch;
   };
   ThreadedTeam(Shared* shared, uint32_t rank) : shared_(*shared), rank_(rank) {}
 
@@ -49,6 +53,34 @@ class ThreadedTeam {
     word->store(value, std::memory_order_release);
   }
   uint64_t Now() const { return NowNs(); }
+
+  uint64_t Acquire(const std::atomic<uint64_t>* word) const {
+    return word->load(std::memory_order_acquire);
+  }
+  void Release(std::atomic<uint64_t>* word, uint64_t value) const {
+    word->store(value, std::memory_order_release);
+  }
+  bool Exchange(std::atomic<uint64_t>* word, uint64_t from, uint64_t to) const {
+    return word->compare_exchange_strong(from, to, std::memory_order_acq_rel);
+  }
+  template <class T>
+  T Add(T* place, T value) const {
+    return __atomic_fetch_add(place, value, __ATOMIC_RELAXED);
+  }
+  void Relax() const { sched_yield(); }
+  uint64_t Prefix(uint64_t value, uint64_t* total) {
+    Sync();
+    shared_.values[rank_] = value;
+    Sync();
+    uint64_t before = 0;
+    *total = 0;
+    for (uint32_t m = 0; m < size(); ++m) {
+      if (m == rank_) before = *total;
+      *total += shared_.values[m];
+    }
+    return before;
+  }
+  uint32_t* scratch() { return shared_.scratch.data(); }
 
  private:
   Shared& shared_;
