@@ -46,6 +46,36 @@ TEST(StatusJsonTest, AGroupWithoutStepsIsBalancedAndHasNoNaN) {
   EXPECT_NE(line.find("\"imbalance_before\":1.0"), line.npos) << line;
 }
 
+TEST(StatusJsonTest, WhereSlotsAre) {
+  StatusGroup g = MadeGroup("job", 1);
+  EXPECT_EQ(GroupJson(g)["slots_in"], "host");
+  g.config.memory = MemoryKind::kCuda;
+  EXPECT_EQ(GroupJson(g)["slots_in"], "cuda, ranks own");
+  g.config.memory = MemoryKind::kCudaDaemon;
+  g.device_bytes = 5 << 20;
+  SetText(g.device, "NVIDIA H100");
+  EXPECT_EQ(GroupJson(g)["slots_in"], "cuda, daemon owns");
+  EXPECT_EQ(GroupJson(g)["device"], "NVIDIA H100");
+  EXPECT_EQ(GroupJson(g)["device_bytes_per_rank"], 5 << 20);
+}
+
+TEST(StatusJsonTest, TheDaemonsGpus) {
+  StatusDaemon daemon;
+  EXPECT_EQ(StatusJson(daemon, {})["daemon"]["cuda"]["state"], "off");
+  daemon.cuda = CudaUse::kMissing;
+  SetText(daemon.cuda_found, "no CUDA backend");
+  Json json = StatusJson(daemon, {})["daemon"]["cuda"];
+  EXPECT_EQ(json["state"], "missing");
+  EXPECT_EQ(json["driver"], "none");
+  EXPECT_EQ(json["found"], "no CUDA backend");
+  daemon.cuda = CudaUse::kOpen;
+  daemon.cuda_devices = 8;
+  daemon.cuda_driver = 13010;
+  json = StatusJson(daemon, {})["daemon"]["cuda"];
+  EXPECT_EQ(json["devices"], 8);
+  EXPECT_EQ(json["driver"], "13.1");
+}
+
 TEST(StatusJsonTest, RefusalsAreCountedByKind) {
   StatusDaemon daemon;
   daemon.refused[uint32_t(RefusalKind::kDisagree)] = 2;

@@ -28,7 +28,7 @@ class WatchdogTest : public testing::Test {
     unsetenv("WATCHDOG_PID");
     ASSERT_EQ(listener_.Open(directory_.path() + "/sock", 0600), "");
     server_ = std::make_unique<AttachServer>(test::TestDaemon::Defaults(), listener_.Take(),
-                                             &planner_, &view_);
+                                             devices_, &planner_, &view_);
   }
   void TearDown() override {
     for (const char* name : {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}) unsetenv(name);
@@ -55,6 +55,7 @@ class WatchdogTest : public testing::Test {
   Descriptor systemd_{socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
   Waker waker_;
   NodeView view_;
+  NodeDevices devices_;
   PlanLoop planner_{&waker_, 0};
   Listener listener_;
   std::unique_ptr<AttachServer> server_;

@@ -30,7 +30,8 @@ class Config(ctypes.Structure):
         (n, ctypes.c_uint64 * 8) for n in ("shard_bytes", "gradient_bytes")] + [
         (n, ctypes.c_uint64) for n in (
             "step_timeout_ns", "solve_deadline_ns", "next_sequence", "fallback_tokens")] + [
-        (n, ctypes.c_uint32) for n in ("copy_threads", "unused")]
+        (n, ctypes.c_uint32) for n in (
+            "copy_threads", "memory", "device", "stream_blocks", "reduce_blocks", "unused")]
 
 
 class Info(ctypes.Structure):
@@ -85,16 +86,18 @@ class Member:
 
 def silent(socket_path, version, way):
     """Members who never read: what they are sent stays on its way. `way`: they keep their
-    connections, or make the daemon close them and come again."""
+    connections, in a group on host memory or on GPUs, or make the daemon close them and come
+    again."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 
     def head(kind, size):
         return struct.pack("=IHHII", 0x50455500, version, kind, size, 0)
 
     def join(name, rank, ranks):
-        config = struct.pack("=64s16s10I8QQQ", name, b"", ranks, ranks, 1, 1, 1, 1, 0, 0, 0, 0,
-                             *[0] * 8, 0, 10**10)
-        return head(4, 240) + config + struct.pack("=IIQQ", rank, 0, 0, 0)
+        config = struct.pack("=64s16s7I2H2I16QQ", name, b"", ranks, ranks, 1, 1, 1, 1, 0, 0,
+                             way == "GPUs", 0, 0, *[0] * 16, 10**10)
+        device = struct.pack("=64s16s16s4I2Q", b"GPU", bytes([1 + rank] * 16), b"", 0, 0, 90, 0, 0, 0)
+        return head(4, 424) + config + struct.pack("=IiQQ", rank, -1, 0, 0) + device
 
     kept = []
 
@@ -104,12 +107,13 @@ def silent(socket_path, version, way):
         kept.append(s)
         try:
             s.send(head(1, 80) + bytes(64))
+            s.recv(4096)  # Welcome, or nothing more would be sent
             s.send(join(name, rank, ranks))
         except (BrokenPipeError, ConnectionResetError):  # turned away
             pass
         return s
 
-    if way == "keep":
+    if way != "again":
         for rank in range(40):
             member(b"silent", rank, 40)
     else:
@@ -185,7 +189,7 @@ class IsolationTest(unittest.TestCase):
     # The kernel counts descriptors on their way against the sender's user: the daemon's.
     @unittest.skipUnless(os.geteuid() == 0, "only root can be several users")
     def test_who_never_reads_what_it_is_sent_stops_nobody_else(self):
-        for way in ("keep", "again"):
+        for way in ("keep", "GPUs", "again"):
             with self.subTest(way):
                 daemon = self.start("--uid_groups", "1000", user=DAEMON, group=DAEMON,
                                     extra_groups=[], preexec_fn=lambda: resource.setrlimit(
@@ -198,6 +202,8 @@ class IsolationTest(unittest.TestCase):
                     group=ALICE, extra_groups=[])
                 self.addCleanup(stranger.communicate, timeout=20)
                 self.assertEqual(stranger.stdout.readline(), "done\n")
+                last = "group again9: rank 0" if way == "again" else "group silent: rank 39"
+                wait_until(lambda: last + " of" in daemon.log_text(), 20, "they have joined")
                 self.until_open(self.member(daemon, 0, uid=BOB), self.member(daemon, 1, uid=BOB))
                 self.assertNotIn("cannot be passed", daemon.log_text())
                 stranger.communicate(timeout=20)

@@ -258,7 +258,7 @@ TEST_F(RefusalTest, TheDaemonsSegmentsAreSealedAndOthersAreRefused) {
     ASSERT_EQ(ReceivePacket(fd.get(), 0, &packet), Receive::kPacket);
   } while (!As(packet.bytes, packet.size, &joined));
   const GroupLayout layout(join.config);
-  ASSERT_EQ(packet.descriptors.size(), kJoinedDescriptors);
+  ASSERT_EQ(packet.descriptors.size(), JoinedDescriptors(MemoryKind::kHost, 2));
   const int plan_board = packet.descriptors[1].get();
   EXPECT_EQ(CheckDescriptor(plan_board, layout.file_bytes(SegmentFile::kPlan)), "");
   EXPECT_NE(CheckDescriptor(plan_board, layout.file_bytes(SegmentFile::kPlan) + 1), "");

@@ -30,7 +30,8 @@ class Daemon : public Process {
     options.lease_ns = scenario.lease_ns;
     options.log_level = LogLevel::kError;
     wrong = listener_.Open(socket, options.socket_mode);
-    server_ = std::make_unique<AttachServer>(options, listener_.Take(), &planner_, &view_);
+    server_ =
+        std::make_unique<AttachServer>(options, listener_.Take(), devices_, &planner_, &view_);
     world->Start(this, "session", [this] {
       server_->Run();
       planner_.Stop();
@@ -49,6 +50,7 @@ class Daemon : public Process {
   Waker waker_;
   NodeView view_;
   PlanLoop planner_;
+  NodeDevices devices_;
   std::unique_ptr<AttachServer> server_;
 };
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "support"))
@@ -90,6 +91,19 @@ class DoctorTest(unittest.TestCase):
         self.assertIn("has not answered for 200 ms", found["daemon"][0]["found"])
 
     @unittest.skipUnless(os.geteuid() == 0, "only root can be several users")
+    def test_a_library_that_hangs_does_not_hang_it(self):
+        with tempfile.TemporaryDirectory(prefix="ultraep-test-") as directory:
+            source = os.path.join(directory, "hang.c")
+            with open(source, "w") as file:
+                file.write("#include <unistd.h>\n__attribute__((constructor)) "
+                           "static void hang(void) { for (;;) pause(); }\n")
+            library = os.path.join(directory, "libnccl.so.2")
+            subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+            found = self.findings(0, "--socket", self.daemon().socket,
+                                  env=dict(os.environ, LD_LIBRARY_PATH=directory))
+        self.assertEqual([f["level"] for f in found["NCCL"]], ["warn"])
+        self.assertIn("libnccl.so.2 has not come back", found["NCCL"][0]["found"])
+
     def test_a_user_who_may_not_connect_learns_why(self):
         daemon = self.daemon()
         os.chmod(daemon.directory, 0o755)

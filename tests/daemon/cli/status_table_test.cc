@@ -57,6 +57,22 @@ TEST(StatusTableTest, TroubleIsSaid) {
   ExpectHolds(table, "ranks      12 steps declined");
 }
 
+TEST(StatusTableTest, WhereSlotsOnGpusAre) {
+  StatusGroup g = MadeGroup("job", 10);
+  ExpectLacks(Table({}, {g}), "slots  ");
+  ExpectLacks(Table({}, {g}), "GPUs");
+  g.config.memory = MemoryKind::kCuda;
+  g.device_bytes = 4 << 20;
+  SetText(g.device, "NVIDIA H100");
+  StatusDaemon daemon;
+  daemon.cuda = CudaUse::kOpen;
+  daemon.cuda_devices = 8;
+  daemon.cuda_driver = 13000;
+  const std::string table = Table(daemon, {g});
+  ExpectHolds(table, "  GPUs 8, driver 13.0");
+  ExpectHolds(table, "slots      cuda, ranks own: 4.00 MiB of each rank's NVIDIA H100");
+}
+
 TEST(StatusTableTest, TheDaemonsLines) {
   StatusDaemon daemon;
   SetText(daemon.build, "9.8\0337");

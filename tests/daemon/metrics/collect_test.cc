@@ -208,7 +208,8 @@ TEST(CollectTest, WhatTheDaemonSaysOfItself) {
   Collector collector;
   Scraped(collector.Collect(node));
   const Scraped scraped(collector.Collect(node));
-  EXPECT_EQ(scraped.at("ultraep_build_info 1.2.3 " + std::to_string(kLayoutVersion)), 1);
+  EXPECT_EQ(scraped.at("ultraep_build_info 1.2.3 " + std::to_string(kLayoutVersion) + " none"), 1);
+  EXPECT_EQ(scraped.at("ultraep_gpu_available"), 0);
   EXPECT_EQ(scraped.at("ultraep_connections"), 7);
   EXPECT_EQ(scraped.at("ultraep_connections_limit"), 9);
   EXPECT_EQ(scraped.at("ultraep_lease_seconds"), 2.5);
@@ -221,6 +222,22 @@ TEST(CollectTest, WhatTheDaemonSaysOfItself) {
   EXPECT_GT(scraped.at("process_start_time_seconds"), 1.7e9);
   EXPECT_GT(scraped.at("process_open_fds"), 2);
   EXPECT_GE(scraped.at("process_max_fds"), scraped.at("process_open_fds"));
+}
+
+TEST(CollectTest, GpusThatTheDaemonCanUseAndWhatGroupsTakeOfThem) {
+  NodeSnapshot node;
+  node.daemon.cuda = CudaUse::kOpen;
+  node.daemon.cuda_driver = 12080;
+  node.groups = {GroupCalled("host", 4), GroupCalled("device", 4)};
+  node.groups[1].device_bytes = 2 << 20;
+  Collector collector;
+  const Scraped scraped(collector.Collect(node));
+  EXPECT_EQ(scraped.at("ultraep_gpu_available"), 1);
+  EXPECT_EQ(scraped.at("ultraep_build_info  " + std::to_string(kLayoutVersion) + " 12.8"), 1);
+  EXPECT_EQ(scraped.at("ultraep_group_gpu_memory_bytes host"), 0);
+  EXPECT_EQ(scraped.at("ultraep_group_gpu_memory_bytes device"), 8 << 20);
+  node.daemon.cuda = CudaUse::kMissing;
+  EXPECT_EQ(Scraped(collector.Collect(node)).at("ultraep_gpu_available"), 0);
 }
 
 }  // namespace

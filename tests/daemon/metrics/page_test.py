@@ -30,7 +30,8 @@ class Config(ctypes.Structure):
         (n, ctypes.c_uint64 * 8) for n in ("shard_bytes", "gradient_bytes")] + [
         (n, ctypes.c_uint64) for n in (
             "step_timeout_ns", "solve_deadline_ns", "next_sequence", "fallback_tokens")] + [
-        (n, ctypes.c_uint32) for n in ("copy_threads", "unused")]
+        (n, ctypes.c_uint32) for n in (
+            "copy_threads", "memory", "device", "stream_blocks", "reduce_blocks", "unused")]
 
 
 class TwoRanks:

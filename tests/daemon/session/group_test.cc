@@ -52,7 +52,7 @@ class GroupTest : public testing::Test {
     int pair[2] = {};
     EXPECT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
     Descriptor ours(pair[0]), theirs(pair[1]);
-    EXPECT_TRUE(group_->generation()->SendTo(theirs.get(), 0));
+    EXPECT_TRUE(group_->generation()->SendTo(theirs.get(), rank, 0));
     Packet packet;
     Mapping mapping;
     EXPECT_EQ(ReceivePacket(ours.get(), MSG_DONTWAIT, &packet), Receive::kPacket);
@@ -74,7 +74,8 @@ class GroupTest : public testing::Test {
   Waker waker_;
   PlanLoop planner_{&waker_, 0};
   NodeView view_;
-  Groups groups_{options_, &planner_, &view_};
+  NodeDevices devices_;
+  Groups groups_{options_, devices_, &planner_, &view_};
   std::shared_ptr<Group> group_, last_;
   Refusal refusal_;
   uint64_t now_ = 1000 * kMs;
@@ -257,7 +258,7 @@ class GroupDetailTest : public GroupTest {
   GroupDetailTest() { SetSeries(20); }
   void SetSeries(uint32_t series) {
     options_.metrics_detail_series = series;
-    detailed_ = std::make_unique<Groups>(options_, &planner_, &view_);
+    detailed_ = std::make_unique<Groups>(options_, devices_, &planner_, &view_);
   }
   // Layers kept, and whether with tokens per rank. Three ranks: 2 x layers + 3 x layers series.
   std::pair<size_t, bool> Kept(uint8_t nonce, uint32_t layers) {
@@ -311,7 +312,7 @@ class GroupMemoryLimitTest : public GroupTest {
  protected:
   GroupMemoryLimitTest() {
     options_.uid_memory_limit_bytes = 11 << 20;  // a generation has 3 slots of 1 MiB
-    limited_ = std::make_unique<Groups>(options_, &planner_, &view_);
+    limited_ = std::make_unique<Groups>(options_, devices_, &planner_, &view_);
   }
   std::string Ask(uint32_t rank, uid_t uid, uint8_t nonce) {
     refusal_ = {};
@@ -350,7 +351,7 @@ TEST_F(GroupMemoryLimitTest, AGroupThatCanNeverFitIsRefusedForGood) {
 // later; one that is too small will not.
 TEST_F(GroupMemoryLimitTest, WithoutALimitWhatTheMachineHasLeftNowCounts) {
   options_.memory_limit_bytes = options_.uid_memory_limit_bytes = 0;
-  Groups unlimited(options_, &planner_, &view_);
+  Groups unlimited(options_, devices_, &planner_, &view_);
   const SystemMemory machine = ReadSystemMemory();
   ASSERT_LT(machine.available, machine.total);
   ultraep::Join big = Request(0);

@@ -27,7 +27,7 @@ class LimitsTest(unittest.TestCase):
         return daemon
 
     def test_limits_of_connections_fit_the_descriptors_that_there_are(self):
-        limit = 48 + 7 * 4 + 6  # 4 connections, 3 of one user
+        limit = 48 + 8 * 4 + 6  # 4 connections, 3 of one user
         daemon = Daemon(BIN, preexec_fn=lambda: resource.setrlimit(
             resource.RLIMIT_NOFILE, (limit, limit)))
         self.addCleanup(daemon.close)

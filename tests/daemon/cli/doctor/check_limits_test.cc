@@ -16,7 +16,7 @@ std::string Limits(const std::string& files, const std::string& locked) {
 TEST_F(DoctorTest, OpenFilesNeedRoomForTheConnections) {
   Expect(CheckOpenFiles, Level::kNote, "cannot be read", "");
   Put("/proc/self/limits", Limits("4096", "65536"));
-  Expect(CheckOpenFiles, Level::kWarn, "room for 578 connections", "LimitNOFILE");
+  Expect(CheckOpenFiles, Level::kWarn, "room for 506 connections", "LimitNOFILE");
   Put("/proc/self/limits", Limits("524288", "65536"));
   Expect(CheckOpenFiles, Level::kOk, "524288", "");
   Put("/proc/self/limits", Limits("unlimited", "65536"));
@@ -29,7 +29,7 @@ TEST_F(DoctorTest, TheDaemonsLimitsCountWhenItAnswers) {
   Expect(CheckOpenFiles, Level::kOk, "this shell", "");
   Answer();
   answer_.daemon.max_connections = 165;
-  Expect(CheckOpenFiles, Level::kWarn, "of the daemon: room for 139", "LimitNOFILE");
+  Expect(CheckOpenFiles, Level::kWarn, "of the daemon: room for 122", "LimitNOFILE");
   Put("/proc/42/comm", "another");
   Expect(CheckOpenFiles, Level::kOk, "this shell", "");
 }

@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include "tests/daemon/cli/doctor/made_machine.h"
 
 namespace ultraep {
@@ -34,47 +32,6 @@ TEST_F(DoctorTest, TimeIsPlausibleAndSynchronised) {
   Expect(CheckTime, Level::kWarn, "before 2025", "set-ntp");
 }
 
-TEST_F(DoctorTest, WithoutGpusItIsHostMemory) {
-  Put("/dev/null", "");
-  Put("/dev/nvidiactl", "");
-  Expect(CheckGpu, Level::kNote, "host memory only", "");
-}
-
-TEST_F(DoctorTest, ADriverWithoutDevices) {
-  Put("/proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159");
-  Expect(CheckGpu, Level::kWarn, "no /dev/nvidia0", "nvidia-modprobe");
-}
-
-TEST_F(DoctorTest, DevicesWithoutTheDriversLibraries) {
-  Put("/proc/driver/nvidia/version", "580");
-  Put("/dev/nvidia0", "");
-  Put("/dev/nvidia10", "");
-  libraries_ = "libcuda.so.1";
-  Expect(CheckGpu, Level::kWarn, "libnvidia-ml.so.1: none", "NVIDIA_DRIVER_CAPABILITIES");
-  libraries_ = "libcuda.so.1 libnvidia-ml.so.1";
-  Expect(CheckGpu, Level::kOk, "2 NVIDIA devices", "");
-}
-
-TEST_F(DoctorTest, DevicesOfOthers) {
-  Put("/dev/nvidia0", "");
-  libraries_ = "libcuda.so.1 libnvidia-ml.so.1";
-  std::filesystem::permissions(machine_.root + "/dev/nvidia0", std::filesystem::perms(0600));
-  if (geteuid() == 0) {
-    ASSERT_EQ(seteuid(65534), 0);
-    Expect(CheckGpu, Level::kWarn, "/dev/nvidia0 may not be used", "group");
-    ASSERT_EQ(seteuid(0), 0);
-  } else {
-    std::filesystem::permissions(machine_.root + "/dev/nvidia0", std::filesystem::perms(0400));
-    Expect(CheckGpu, Level::kWarn, "/dev/nvidia0 may not be used", "group");
-  }
-}
-
-TEST_F(DoctorTest, NcclIsNoMust) {
-  Expect(CheckNccl, Level::kNote, "none", "");
-  libraries_ = "libnccl.so.2";
-  Expect(CheckNccl, Level::kOk, "libnccl", "");
-}
-
 // What the real ones are is the machine's affair; that they say something is ours.
 TEST(ThisMachineTest, EveryCheckHasAFindingHere) {
   const Machine machine = ThisMachine();
@@ -86,6 +43,9 @@ TEST(ThisMachineTest, EveryCheckHasAFindingHere) {
   EXPECT_GT(machine.unix_seconds, 1735689600);
   EXPECT_EQ(machine.load("libc.so.6"), "");
   EXPECT_NE(machine.load("libnothing.so.7"), "");
+  const CudaFound cuda = machine.cuda();
+  EXPECT_EQ(cuda.why.empty(), !cuda.path.empty())
+      << "it can be used and lies somewhere, or why not";
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ class DoctorTest : public testing::Test {
     machine_.load = [this](const std::string& library) -> std::string {
       return libraries_.find(library) == std::string::npos ? library + ": none" : "";
     };
+    machine_.cuda = [this] { return cuda_; };
     answer_.error = "no daemon here";
   }
   ~DoctorTest() override { std::filesystem::remove_all(machine_.root); }
@@ -61,6 +62,7 @@ class DoctorTest : public testing::Test {
   Machine machine_;
   DaemonAnswer answer_;
   std::string libraries_;  // that can be loaded
+  CudaFound cuda_;
 };
 
 }  // namespace ultraep
