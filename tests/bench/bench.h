@@ -22,6 +22,8 @@ ABSL_DECLARE_FLAG(uint64_t, expert_bytes);
 ABSL_DECLARE_FLAG(double, link_gb_s);
 ABSL_DECLARE_FLAG(double, flag_us);
 ABSL_DECLARE_FLAG(std::string, plan);
+ABSL_DECLARE_FLAG(uint32_t, gpu_ranks);
+ABSL_DECLARE_FLAG(uint32_t, blocks);
 ABSL_DECLARE_FLAG(bool, json);
 
 namespace ultraep::bench {
@@ -39,6 +41,8 @@ struct Workload {
   double link_gb_s = 0;
   double flag_us = 0;
   std::string plan_file;  // instead of loads
+  uint32_t gpu_ranks = 0;  // 0: one on each device, at least 2
+  uint32_t blocks = 0;     // 0: several counts, or the plugin's
 
   // Number `index` of the workload's loads, index < seeds.
   test::LoadMatrix Draw(uint32_t index) const;
@@ -51,6 +55,7 @@ void EndProgress();
 int RunPlanBench(const Workload& workload, bool json);
 int RunCountBench(const Workload& workload, bool json);
 int RunRouteBench(const Workload& workload, bool json);
+int RunGpuBench(const Workload& workload, bool json);
 int RunStreamBench(const Workload& workload, bool json);
 int SaveLoads(const Workload& workload, const std::string& path);
 

@@ -36,6 +36,11 @@ ABSL_FLAG(
     std::string, plan, "",
     "stream: simulate the plans of this file, as `ultraepctl plan --json` prints them, instead "
     "of planning drawn loads");
+ABSL_FLAG(uint32_t, gpu_ranks, 0,
+          "gpu: ranks, 0..64, at most 8 on each device; 0: one on each device, at least 2");
+ABSL_FLAG(uint32_t, blocks, 0,
+          "gpu: SMs that a rank's weights or gradients may take, 0..512; 0: 32, 64 and 128 for "
+          "transfers, 32 in a step");
 ABSL_FLAG(bool, json, false, "one line of JSON instead of a table");
 
 namespace ultraep::bench {
@@ -53,6 +58,8 @@ constexpr Benchmark kBenchmarks[] = {
      RunRouteBench},
     {"stream", "relays on a modelled network; weights and gradients on this machine beside memcpy",
      RunStreamBench},
+    {"gpu", "kernels, transfers beside copies, and whole steps on this machine's GPUs",
+     RunGpuBench},
     {"count", "what counting a step for metrics, and recording it, costs", RunCountBench},
 };
 
@@ -68,7 +75,9 @@ void PrintHelp() {
                 flag->DefaultValue().c_str(), flag->Help().c_str());
   }
   std::printf(
-      "\nExit status: 0 done, 1 a file cannot be written, 2 the command line is not understood.\n");
+      "\nExit status: 0 done, or no device for gpu; 1 a file cannot be written, or a part of gpu "
+      "could not "
+      "be measured; 2 the command line is not understood.\n");
 }
 
 [[noreturn]] void Usage(const std::string& wrong) {
@@ -83,10 +92,12 @@ T InRange(const char* name, T value, T low, T high) {
         std::to_string(low) + ".." + std::to_string(high));
 }
 
-Workload FromFlags() {
+// gpu: --gpu_ranks counts instead of --ranks.
+Workload FromFlags(bool gpu = false) {
   Workload w;
   w.shape = {absl::GetFlag(FLAGS_ranks), absl::GetFlag(FLAGS_experts), absl::GetFlag(FLAGS_slots),
              absl::GetFlag(FLAGS_domain_size)};
+  if (gpu) w.shape.ranks = 1;
   if (const std::string wrong = CheckShape(w.shape); !wrong.empty()) Usage("--" + wrong);
   w.generator = absl::GetFlag(FLAGS_generator);
   w.imbalance = InRange("imbalance", absl::GetFlag(FLAGS_imbalance), 1., 64.);
@@ -98,6 +109,8 @@ Workload FromFlags() {
       InRange("expert_bytes", absl::GetFlag(FLAGS_expert_bytes), uint64_t{1}, uint64_t{1} << 30);
   w.link_gb_s = InRange("link_gb_s", absl::GetFlag(FLAGS_link_gb_s), 0.001, 4000.);
   w.flag_us = InRange("flag_us", absl::GetFlag(FLAGS_flag_us), 0., 1000.);
+  w.gpu_ranks = InRange("gpu_ranks", absl::GetFlag(FLAGS_gpu_ranks), 0u, 64u);
+  w.blocks = InRange("blocks", absl::GetFlag(FLAGS_blocks), 0u, 512u);
   w.plan_file = absl::GetFlag(FLAGS_plan);
   w.epsilon_ppm =
       uint32_t(std::lround(1e6 * InRange("epsilon", absl::GetFlag(FLAGS_epsilon), 0., 1.)));
@@ -158,10 +171,10 @@ int Main(int argc, char** argv) {
   const std::string name = rest.size() > 1 ? rest[1] : "";
   if (name == "loads" && rest.size() == 3) return SaveLoads(FromFlags(), rest[2]);
   if (name == "loads") Usage("one file is needed: ultraep-bench loads OUT.npy");
-  if (rest.size() != 2) Usage("one benchmark is needed: plan, route, stream or loads");
+  if (rest.size() != 2) Usage("one benchmark is needed: plan, route, stream, count, gpu or loads");
   for (const Benchmark& b : kBenchmarks)
-    if (name == b.name) return b.run(FromFlags(), absl::GetFlag(FLAGS_json));
-  Usage("unknown benchmark '" + name + "', there are plan, route, stream and loads");
+    if (name == b.name) return b.run(FromFlags(b.run == RunGpuBench), absl::GetFlag(FLAGS_json));
+  Usage("unknown benchmark '" + name + "', there are plan, route, stream, count, gpu and loads");
 }
 
 }  // namespace ultraep::bench

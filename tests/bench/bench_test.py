@@ -18,9 +18,9 @@ FIELDS = {"planner", "ranks", "experts", "slots", "imbalance_before", "imbalance
           "max_replicas_per_expert", "transfer_units", "solve_p50_us", "solve_p99_us", "gap"}
 
 
-def run(*arguments):
+def run(*arguments, **environment):
     return subprocess.run([os.path.join(BIN, "ultraep-bench"), *arguments], capture_output=True,
-                          text=True, timeout=120)
+                          text=True, timeout=120, env={**os.environ, **environment})
 
 
 class Bench(unittest.TestCase):
@@ -127,7 +127,7 @@ class Bench(unittest.TestCase):
         self.assertIn("published-interleave", run("route", *SMALL).stdout)
         done = run("--help")
         self.assertEqual(done.returncode, 0)
-        for text in ("usage:", "plan", "route", "loads", "--generator (default"):
+        for text in ("usage:", "plan", "route", "loads", "gpu", "--generator (default"):
             self.assertIn(text, done.stdout)
 
     def test_both_spellings_of_flags(self):
@@ -136,7 +136,7 @@ class Bench(unittest.TestCase):
 
     def test_wrong_usage_says_what_is_right(self):
         for arguments, texts in [
-                ([], ["plan, route, stream or loads"]), (["plain"], ["'plain'"]),
+                ([], ["plan, route, stream, count, gpu or loads"]), (["plain"], ["'plain'"]),
                 (["stream", "--link-gb-s", "0"], ["--link_gb_s", "0.001"]),
                 (["plan", "--nonsense", "8"], ["unknown flag --nonsense"]),
                 (["plan", "--ranks", "5"], ["experts is 256", "multiple of ranks (5)"]),
@@ -149,6 +149,85 @@ class Bench(unittest.TestCase):
                 self.assertEqual((done.returncode, done.stdout), (2, ""))
                 for text in [*texts, "--help"]:
                     self.assertIn(text, done.stderr)
+
+
+class Gpu(unittest.TestCase):
+    SMALL = ("gpu", "--tokens", "48", "--top_k", "2", "--experts", "32", "--expert_bytes", "70001",
+             "--repeats", "2", "--blocks", "2")
+
+    def setUp(self):
+        tests = os.path.join(os.path.dirname(os.path.abspath(BIN)), "tests")
+        self.driver = os.path.join(tests, "libfake_cuda.so")
+        if not os.path.exists(self.driver):
+            self.skipTest("built without the CUDA backend")
+
+    def on_the_stand_in(self, *arguments, **environment):
+        return run(*self.SMALL, *arguments, ULTRAEP_CUDA_DRIVER=self.driver, ULTRAEP_NVML="/none",
+                   **environment)
+
+    def test_without_a_device_it_says_why_and_succeeds(self):
+        for environment, why in (({"ULTRAEP_CUDA_DRIVER": "/none"}, "no CUDA driver: /none"),
+                                 ({"ULTRAEP_CUDA_BACKEND": "/none"}, "no CUDA backend: /none"),
+                                 ({"ULTRAEP_CUDA_DRIVER": self.driver, "FAKE_CUDA_ARCH": "75"},
+                                  "is sm_75, the backend is built for")):
+            with self.subTest(why):
+                done = run("gpu", **environment)
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+                self.assertTrue(done.stdout.startswith("no device: "), done.stdout)
+                self.assertIn(why, done.stdout)
+                out = json.loads(run("gpu", "--json", **environment).stdout)
+                self.assertIsNone(out["device"])
+                self.assertIn(why, out["why"])
+
+    def test_every_part_is_measured_on_one_device_and_on_several(self):
+        for devices, where, ranks in (("1", "device-local, no link", 2),
+                                      ("4", "from device 0 to device 1", 4)):
+            with self.subTest(where):
+                done = self.on_the_stand_in("--json", FAKE_CUDA_DEVICES=devices)
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+                out = json.loads(done.stdout)
+                self.assertTrue(out["device"]["stand_in"])
+                self.assertEqual((out["where"], out["ranks"]), (where, ranks))
+                self.assertEqual(any("share devices" in n for n in out["notes"]), devices == "1")
+                self.assertEqual([row["form"] for row in out["kernels"]], ["ids", "dense map"])
+                for row in out["kernels"]:
+                    for kernel in ("count", "await", "route", "all"):
+                        self.assertLessEqual(row[kernel]["p25_us"], row[kernel]["p75_us"])
+                        self.assertGreater(row[kernel]["median_us"], 0)
+                self.assertEqual([row["what"] for row in out["transfers"]["stream"]],
+                                 ["bulk copies", "plain copies", "copy engine"])
+                for row in out["transfers"]["stream"] + out["transfers"]["reduce"]:
+                    self.assertAlmostEqual(row["of_copy"], row["gb_s"] / row["copy_gb_s"])
+                self.assertEqual(out["transfers"]["stream"][0]["bytes"], 8 * 70001)
+                step = out["step"]
+                self.assertEqual(step["steps"], 20)
+                self.assertGreater(step["replicas"], 0)
+                self.assertLessEqual(step["verdict_p50_us"], step["verdict_p99_us"])
+                self.assertLess(step["verdict_p50_us"], step["exposed_p50_us"])
+
+    def test_figures_of_the_stand_in_are_never_taken_for_a_gpus(self):
+        done = self.on_the_stand_in(FAKE_CUDA_DEVICES="2")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("NO GPU: THIS IS THE TESTS' DRIVER", done.stdout)
+        for text in ("bulk copies", "launch to verdict", "dense map"):
+            self.assertIn(text, done.stdout)
+
+    def test_what_cannot_be_measured_is_said(self):
+        done = self.on_the_stand_in("--json", FAKE_CUDA_DEVICES="2", FAKE_CUDA_MEMORY_MIB="64")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("kernels not measured: ", done.stderr)
+        self.assertIn("kernels", json.loads(done.stdout)["wrong"])
+
+    def test_ranks_must_have_room_and_divide_the_experts(self):
+        for ranks, devices in (("16", "1"), ("3", "4")):
+            with self.subTest(ranks):
+                done = self.on_the_stand_in("--gpu_ranks", ranks, FAKE_CUDA_DEVICES=devices)
+                self.assertEqual((done.returncode, done.stdout), (2, ""))
+                self.assertIn(f"--gpu_ranks is {ranks}, must be at most 8 for each", done.stderr)
+        for option, says in (("--blocks=513", "0..512"), ("--gpu_ranks=65", "0..64")):
+            done = run("gpu", option)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(says, done.stderr)
 
 
 if __name__ == "__main__":

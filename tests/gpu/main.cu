@@ -66,6 +66,7 @@ int Run() {
   TestSplit();
   TestStreams();
   TestReductions();
+  TestBackend();
   std::printf("%u passed, %u failed\n", passed, failed);
   return failed ? 1 : 0;
 }

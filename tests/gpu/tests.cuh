@@ -17,6 +17,7 @@ __global__ void __launch_bounds__(Team::kMaxThreads)
 void TestStreams();
 void TestReductions();
 void TestSplit();
+void TestBackend();
 void Bench();
 
 }  // namespace ultraep::gpu

@@ -15,6 +15,9 @@ MAY_USE = {
     "tests": ["protocol/", "kernels/", "daemon/", "plugin/", "tests/"],
 }
 THIRD_PARTY = {  # header prefix -> folders that may use it
+    "cuda.h": ["kernels/cuda/", "tests/support/"],
+    "cudaTypedefs.h": ["kernels/cuda/"],
+    "nccl.h": ["kernels/cuda/"],
     "absl/": ["daemon/", "plugin/examples/", "tests/bench/"],
     "civetweb.h": ["daemon/metrics/http_server.cc"],
     "prometheus/": ["daemon/metrics/", "tests/daemon/metrics/"],

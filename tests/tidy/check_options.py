@@ -10,7 +10,7 @@ import cpp
 # program -> the document with the table of its flags: | `--name` | default | what for |
 TABLES = {"ultraepd": "daemon/README.md"}
 # Programs of others whose flags our scripts and documents use.
-FOREIGN = ["chromium", "cmake", "ctest", "apt-get", "git", "dpkg-query", "mktemp", "nvidia-smi",
+FOREIGN = ["chromium", "cmake", "ctest", "apt-get", "git", "dpkg-query", "mktemp", "ncu", "nvidia-smi",
            "compute-sanitizer", "pip", "prometheus", "promtool", "python", "valgrind"]
 UNIT = re.compile(r"\d\.\.|\bat (least|most) [\w-]|\b(nano|micro|milli)?seconds\b|\b[KMG]iB\b"
                   r"|\b(bytes|percent|fraction|tokens)\b")

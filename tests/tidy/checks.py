@@ -2,6 +2,7 @@
 
 import check_layout
 import check_options
+import check_runs
 import check_sizes
 import check_structs
 
@@ -24,5 +25,6 @@ CHECKS = {
         t, e.ANY_VALUE, e.UNDOCUMENTED),
     "option tables are right": lambda t, e: check_options.tables(t),
     "named options exist": lambda t, e: check_options.uses(t, e.WRONG_FLAGS),
+    "runs on GPUs are on record": lambda t, e: check_runs.gpu_runs(t),
     "environment variables are documented": lambda t, e: check_options.environment(t),
 }

@@ -14,7 +14,10 @@ from tree import Tree
 HEALTHY = {
     "README.md": "[d](daemon/README.md) [p](protocol/README.md) [t](tests/README.md) "
                  "[g](plugin/README.md) [e](deploy/README.md)\n"
-                 "`deploy/start --fast` reads `ULTRAEP_MODE`.\n",
+                 "`deploy/start --fast` reads `ULTRAEP_MODE`.\n"
+                 "\n| part | host | real GPU |\n| --- | --- | --- |\n"
+                 "| sums | yes | `sums`, `memcheck sums` on one X9, 2026-01-02 |\n"
+                 "| rest | yes | never: compiled only |\n| plans | yes | - |\n",
     "CMakeLists.txt": 'option(ULTRAEP_X "Whether to build x" ON)\n'
                       "add_library(protocol INTERFACE)\nadd_subdirectory(daemon) # comment\n"
                       "add_subdirectory(plugin)\nadd_subdirectory(tests)\n",
@@ -64,7 +67,11 @@ HEALTHY = {
     "deploy/start": '#!/bin/sh\n# deploy/start [--fast]\ncase "$1" in\n  --fast | -f) ;;\nesac\n'
                     'exec 3>&1\n"$bin/ultraepd" "$@"\ncmake --preset x\n'
                     'deploy/py tests/py/run_tests.py\n',
-    "tests/README.md": "tests, py/\n",
+    "tests/README.md": "tests, py/, `gpu/ran.txt`\n",
+    "tests/gpu/ran.txt": "# date | device | driver | what | result\n"
+                         "2026-01-02 | X9 | 1.0 | sums | 5 passed, 0 failed\n"
+                         "2026-01-02 | X9 | 1.0 | memcheck sums | done\n"
+                         "2026-01-03 | X9 | 1.0 | rest | 4 passed, 1 failed\n",
     "tests/py/run_tests.py": "\n",
     "tests/py/a_test.py": "unittest.main()\n",
     "tests/CMakeLists.txt": "function(u_test name)\n  add_executable(${name} ${ARGN})\n"
@@ -80,6 +87,7 @@ HEALTHY = {
 EXEMPTIONS = {"LONG_FILES": {}, "LONG_FUNCTIONS": {}, "NOT_SHARED": {"Parser": "computes"},
               "MISSING_ASSERTS": {}, "ANY_VALUE": {}, "UNDOCUMENTED": {}, "WRONG_FLAGS": {"wrong"}}
 
+RUNS = "runs on GPUs are on record"
 IMPORTS, STRUCTS = "imports follow the arrows", "shared structs are asserted"
 OPTIONS, USES = "options explain themselves", "named options exist"
 LONG_BODY = "  x();\n" * 68
@@ -181,13 +189,24 @@ BROKEN = [
      "no row | `--spin_us`"),
     ("option tables are right", {"daemon/README.md": ("spin_us", "spin")}, {}, "no flag --spin"),
     ("option tables are right", {"daemon/README.md": ("| 5 |", "| 6 |")}, {}, "default 5, not 6"),
-    (USES, {"README.md": "`ultraepd --fast`\n"}, {}, "README.md:3: ultraepd refuses --fast"),
+    (USES, {"README.md": "`ultraepd --fast`\n"}, {}, "README.md:9: ultraepd refuses --fast"),
     (USES, {"README.md": "try `--faster`\n"}, {}, "every program refuses --faster"),
     (USES, {"deploy/start": '"$bin/ultraepd" --old 3\n'}, {}, "ultraepd refuses --old"),
     (USES, {"deploy/README.md": "`deploy/py plugin/python/train.py --old`\n"}, {},
      "plugin/python/train.py refuses --old"),
     (USES, {"daemon/log.cc": 'puts("--old is wrong");\n'}, {}, "refuses --old"),
     (USES, {}, {"WRONG_FLAGS": {"wrong", "unused"}}, "--unused is used nowhere"),
+    (RUNS, {"README.md": ("2026-01-02", "2026-01-03")}, {}, "'sums' claims a run"),
+    (RUNS, {"README.md": ("one X9", "one X10")}, {}, "'sums' claims a run"),
+    (RUNS, {"README.md": ("`memcheck sums`", "`memcheck sums` and `racecheck sums`")}, {},
+     "'sums' claims a run"),
+    (RUNS, {"README.md": ("| never: compiled only", "| `rest` on one X9, 2026-01-03")}, {},
+     "'rest' claims a run"),
+    (RUNS, {"README.md": ("never: compiled only", "never on two, on one 2026-01-02")}, {},
+     "'rest' claims a run"),
+    (RUNS, {"README.md": ("never: compiled only", "yes")}, {}, "'rest' claims a run"),
+    (RUNS, {"README.md": ("| real GPU |", "| GPU |")}, {}, "no table with a last column"),
+    (RUNS, {"tests/gpu/ran.txt": "yesterday | X9 | 1.0 | all | done\n"}, {}, "ran.txt:5 is not"),
     ("environment variables are documented", {"daemon/log.cc": 'std::getenv("ULTRAEP_Y");\n'}, {},
      "daemon/log.cc reads ULTRAEP_Y"),
     ("environment variables are documented", {"deploy/start": "x=${ULTRAEP_Y:-}\n"}, {},

@@ -8,14 +8,20 @@ LONG_FUNCTIONS = {}
 
 # struct of protocol/ -> why it needs no layout: it lies neither in shared memory nor in a message
 NOT_SHARED = {
+    "BackendOptions": "pointers of one process",
+    "BackendText": "text for one process",
     "Boards": "addresses in one process",
     "Descriptor": "owns a file descriptor of one process",
+    "DeviceBackend": "an interface inside one process",
+    "DeviceInfo": "one process's backend to its caller, from one release",
     "Digest": "computes",
+    "FabricHandle": "the driver's own bytes",
     "Gate": "the gate's word, decoded",
     "GroupLayout": "computes offsets",
     "HeaderParser": "computes",
     "KillAt": "counts down inside one process",
     "Lease": "one watcher's own state",
+    "LoadedBackend": "a pointer of one process",
     "LoadView": "a pointer of one process",
     "Mapping": "an address in one process",
     "NpyArray": "a view of a file's bytes",
