@@ -58,7 +58,11 @@ void Run(void* argument) {
 void fake_nccl_make(void** communicators, uint32_t ranks) {
   const auto group = std::make_shared<Group>();
   group->ranks = ranks;
-  for (uint32_t r = 0; r < ranks; ++r) communicators[r] = new Communicator{group, r, 0, {}};
+  static auto* const living = new std::vector<std::unique_ptr<Communicator>>;
+  for (uint32_t r = 0; r < ranks; ++r) {
+    living->emplace_back(new Communicator{group, r, 0, {}});
+    communicators[r] = living->back().get();
+  }
 }
 
 void fake_nccl_fail(void* communicator, int result) {
