@@ -57,8 +57,9 @@ class WheelTest(unittest.TestCase):
             self.assertRegex(name, r"^(libc|libm|ld-linux-[\w-]+)\.so\.\d+$")
 
     def test_the_library_exports_the_c_abi_and_nothing_else(self):
-        header = (ROOT / "plugin" / "api" / "ultraep.h").read_text()
-        declared = set(re.findall(r"^ULTRAEP_API[^;(]*?\b(ultraep_\w+)\(", header, re.M))
+        headers = "".join((ROOT / "plugin" / "api" / name).read_text()
+                          for name in ("ultraep.h", "ultraep_cuda.h"))
+        declared = set(re.findall(r"^ULTRAEP_API[^;(]*?\b(ultraep_\w+)\(", headers, re.M))
         symbols = [line.split()[:2] for line in output("nm", "-DP", LIBRARY).splitlines()]
         self.assertEqual({name for name, kind in symbols if kind not in "Uwv"}, declared)
 
