@@ -32,30 +32,16 @@
 
 namespace ultraep {
 
-class SerialTeam {
+// What every team of the CPU does alike: its words are atomics of memory that processes share.
+class HostWords {
  public:
   using Counter = std::atomic<uint64_t>;
-  static constexpr uint64_t kBlock = 512;  // stays in the first-level cache
 
-  explicit SerialTeam(uint32_t* scratch = nullptr) : scratch_(scratch) {}
-
-  uint32_t rank() const { return 0; }
-  uint32_t size() const { return 1; }
-  void Sync() {}
-  template <class F>
-  uint64_t Elect(F f) {
-    return f();
-  }
   uint64_t Claim(Counter* counter) { return counter->fetch_add(1, std::memory_order_acq_rel); }
-  void Copy(void* const* to, uint32_t count, const void* from, uint64_t bytes) {
-    CopyNonTemporal(to, count, from, bytes);
-  }
-  void OrderCopies() { ultraep::OrderCopies(); }
   void Signal(std::atomic<uint64_t>* word, uint64_t value) {
     word->store(value, std::memory_order_release);
   }
   uint64_t Now() const { return NowNs(); }
-
   uint64_t Acquire(const std::atomic<uint64_t>* word) const {
     return word->load(std::memory_order_acquire);
   }
@@ -70,6 +56,25 @@ class SerialTeam {
     return __atomic_fetch_add(place, value, __ATOMIC_RELAXED);
   }
   void Relax() const { sched_yield(); }
+};
+
+class SerialTeam : public HostWords {
+ public:
+  static constexpr uint64_t kBlock = 512;  // stays in the first-level cache
+
+  explicit SerialTeam(uint32_t* scratch = nullptr) : scratch_(scratch) {}
+
+  uint32_t rank() const { return 0; }
+  uint32_t size() const { return 1; }
+  void Sync() {}
+  template <class F>
+  uint64_t Elect(F f) {
+    return f();
+  }
+  void Copy(void* const* to, uint32_t count, const void* from, uint64_t bytes) {
+    CopyNonTemporal(to, count, from, bytes);
+  }
+  void OrderCopies() { ultraep::OrderCopies(); }
   uint64_t Prefix(uint64_t value, uint64_t* total) const {
     *total = value;
     return 0;

@@ -9,13 +9,12 @@
 #include <cstring>
 #include <vector>
 
-#include "protocol/transport/waiting.h"
+#include "kernels/team.h"
 
 namespace ultraep::test {
 
-class ThreadedTeam {
+class ThreadedTeam : public HostWords {
  public:
-  using Counter = std::atomic<uint64_t>;
   static constexpr uint64_t kBlock = 4;  // as a thread of a GPU would
 
   struct Shared {
@@ -39,7 +38,6 @@ class ThreadedTeam {
     Sync();
     return shared_.elected;
   }
-  uint64_t Claim(Counter* counter) { return counter->fetch_add(1, std::memory_order_acq_rel); }
   // Tiles in turn; no size or address is a multiple of the tile's.
   void Copy(void* const* to, uint32_t count, const void* from, uint64_t bytes) {
     constexpr uint64_t kTile = 3001;
@@ -49,25 +47,6 @@ class ThreadedTeam {
                     std::min(kTile, bytes - at));
   }
   void OrderCopies() {}
-  void Signal(std::atomic<uint64_t>* word, uint64_t value) {
-    word->store(value, std::memory_order_release);
-  }
-  uint64_t Now() const { return NowNs(); }
-
-  uint64_t Acquire(const std::atomic<uint64_t>* word) const {
-    return word->load(std::memory_order_acquire);
-  }
-  void Release(std::atomic<uint64_t>* word, uint64_t value) const {
-    word->store(value, std::memory_order_release);
-  }
-  bool Exchange(std::atomic<uint64_t>* word, uint64_t from, uint64_t to) const {
-    return word->compare_exchange_strong(from, to, std::memory_order_acq_rel);
-  }
-  template <class T>
-  T Add(T* place, T value) const {
-    return __atomic_fetch_add(place, value, __ATOMIC_RELAXED);
-  }
-  void Relax() const { sched_yield(); }
   uint64_t Prefix(uint64_t value, uint64_t* total) {
     Sync();
     shared_.values[rank_] = value;
